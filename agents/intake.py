@@ -1,0 +1,122 @@
+"""Intake: the gate. Whatever passes here is valid, has an event time and a deadline, and is keyed
+to its session; the later stages check nothing twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ruvllm.agents.clock import Clock
+from ruvllm.errors import (
+    DeadlinePassed,
+    EmptyPrompt,
+    InvalidRequest,
+    PromptTooLong,
+    ReplyToNotAllowed,
+    TenantNotAllowed,
+    UnknownTier,
+)
+from ruvllm.schemas.flow import Origin, RatingAccepted, Request, Turn
+from ruvllm.schemas.request import Ask, Message, Rate
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What intake lets in. Times in seconds, sizes in characters."""
+
+    tiers: tuple[str, ...]
+    tenants: tuple[str, ...] = ("default",)
+    reply_to: tuple[str, ...] = ()
+    prompt_chars: int = 32_000
+    messages: int = 64
+    default_deadline_s: float = 120.0
+    longest_deadline_s: float = 900.0
+    oldest_event_s: float = 86_400.0
+
+
+async def accept_request(ask: Ask, origin: Origin, limits: Limits, clock: Clock) -> Turn:
+    """Validate a request and give it its event time and deadline. Raises InvalidRequest's kinds."""
+    now = clock.now()
+    _check_tenant(ask.tenant, limits)
+    messages = _messages(ask, limits)
+    _check_tiers(ask, limits)
+    if ask.reply_to is not None and ask.reply_to not in limits.reply_to:
+        raise ReplyToNotAllowed(f"`reply_to` is {ask.reply_to!r}, which is not on the list")
+    session = ask.session or ask.request_id
+    return Turn(
+        tenant=ask.tenant,
+        session=session,
+        request_id=ask.request_id,
+        time=now,
+        deadline=_deadline(ask, now, limits),
+        request=Request(
+            messages=messages,
+            constraints=ask.constraints,
+            tags=ask.tags,
+            reply_to=ask.reply_to,
+            retry_of=ask.retry_of,
+            submitted_at=_event_time(ask.time, now, limits),
+            origin=origin,
+        ),
+    )
+
+
+async def accept_feedback(rate: Rate, limits: Limits, clock: Clock) -> RatingAccepted:
+    """Validate feedback and key it to its request's session. Whether the request exists is judged later."""
+    _check_tenant(rate.tenant, limits)
+    return RatingAccepted(
+        tenant=rate.tenant,
+        session=rate.session or rate.request_id,
+        request_id=rate.request_id,
+        time=_event_time(rate.time, clock.now(), limits),
+        feedback_id=rate.feedback_id,
+        rating=rate.rating,
+        score=rate.score,
+        passed=rate.passed,
+        correction=rate.correction,
+        comment=rate.comment,
+    )
+
+
+def _check_tenant(tenant: str, limits: Limits) -> None:
+    if tenant not in limits.tenants:
+        raise TenantNotAllowed(f"tenant {tenant!r} is not known here")
+
+
+def _messages(ask: Ask, limits: Limits) -> tuple[Message, ...]:
+    if ask.prompt is not None and ask.messages:
+        raise InvalidRequest("give either `prompt` or `messages`, not both")
+    messages = ask.messages or ((Message(role="user", content=ask.prompt),) if ask.prompt is not None else ())
+    if not messages or not messages[-1].content.strip():
+        raise EmptyPrompt("the prompt is empty")
+    if messages[-1].role != "user":
+        raise EmptyPrompt(f"the last message has role {messages[-1].role!r}, so nothing is asked")
+    if len(messages) > limits.messages:
+        raise PromptTooLong(f"{len(messages)} messages, the limit is {limits.messages}")
+    length = sum(len(m.content) for m in messages)
+    if length > limits.prompt_chars:
+        raise PromptTooLong(f"the prompt has {length} characters, the limit is {limits.prompt_chars}")
+    return messages
+
+
+def _check_tiers(ask: Ask, limits: Limits) -> None:
+    unknown = [t for t in ask.constraints.allowed_tiers or () if t not in limits.tiers]
+    if unknown:
+        raise UnknownTier(f"`allowed_tiers` names {unknown[0]!r}; there are: {', '.join(limits.tiers)}")
+
+
+def _deadline(ask: Ask, now: datetime, limits: Limits) -> datetime:
+    wanted = ask.constraints.deadline
+    if wanted is None:
+        return now + timedelta(seconds=limits.default_deadline_s)
+    if wanted <= now:
+        raise DeadlinePassed(f"the deadline {wanted.isoformat()} passed {(now - wanted).total_seconds():.3f} s ago")
+    return min(wanted, now + timedelta(seconds=limits.longest_deadline_s))
+
+
+def _event_time(claimed: datetime | None, now: datetime, limits: Limits) -> datetime:
+    """Clamp once, here: nobody's clock may put an event into the future or far into the past."""
+    if claimed is None:
+        return now
+    return max(min(claimed, now), now - timedelta(seconds=limits.oldest_event_s))

@@ -1,0 +1,157 @@
+"""What memory is folded from: documents that come in, and the changes they make.
+
+Invariant: the fold of `memory.changed` is the memory; there is no second truth. All changes of one
+node (or one edge) share a key, so one partition orders them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ruvllm.schemas.event import Event, Identifier, Instant
+from ruvllm.schemas.ids import new_id
+from ruvllm.schemas.request import Fault
+from ruvllm.schemas.vector import Vector
+
+NodeKind = Literal["document", "question", "answer", "concept"]
+Relation = Literal["same_topic", "cites", "follows", "derived", "contains", "co_retrieved", "answered_by", "agent_step"]
+MediaType = Literal["text/markdown", "text/plain", "application/jsonl"]
+
+
+class DocumentCommand(Event):
+    """Commands on one document; ordered by document."""
+
+    topic: ClassVar[str] = "document.submitted"
+
+    time: Instant | None = None  # type: ignore[assignment]  # intake of documents sets it
+    command_id: Identifier = Field(default_factory=new_id)
+    document_id: Identifier = Field(description="a stable name, such as the path below the ingested folder")
+
+    @property
+    def partition_key(self) -> str:
+        return f"{self.tenant}\x1f{self.document_id}"
+
+
+class PutDocument(DocumentCommand):
+    """Command: remember this document; a changed one replaces its earlier self."""
+
+    kind: ClassVar[str] = "document.put"
+    media_type: MediaType = "text/markdown"
+    title: str | None = None
+    content: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class RemoveDocument(DocumentCommand):
+    """Command: forget this document."""
+
+    kind: ClassVar[str] = "document.remove"
+
+
+class DocumentProcessed(Event):
+    """A document command was carried out. Answers can use it once memory has folded to `memory_offsets`."""
+
+    kind: ClassVar[str] = "document.processed"
+    command_id: Identifier
+    document_id: Identifier
+    outcome: Literal["added", "replaced", "unchanged", "removed", "absent", "failed"]
+    chunks: int = 0
+    added: int = 0
+    removed: int = 0
+    memory_offsets: dict[str, int] = Field(default_factory=dict)
+    fault: Fault | None = None
+
+    @property
+    def partition_key(self) -> str:
+        return f"{self.tenant}\x1f{self.document_id}"
+
+
+class DocumentState(Event):
+    """What a document has put into memory; the last record of its key is in force."""
+
+    kind: ClassVar[str] = "document.state"
+    document_id: Identifier
+    title: str
+    content_hash: str
+    embedder: str
+    nodes: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    commands: tuple[str, ...] = Field(default=(), description="the last commands carried out, oldest first")
+    removed: bool = False
+
+    @property
+    def partition_key(self) -> str:
+        return f"{self.tenant}\x1f{self.document_id}"
+
+
+class MemoryChange(Event):
+    """The base of all that `memory.changed` holds."""
+
+    topic: ClassVar[str] = "memory.changed"
+    change_id: str = Field(description="names the change: a redelivered one has the same id")
+
+
+class NodeChange(MemoryChange):
+    node_id: str
+
+    @property
+    def partition_key(self) -> str:
+        return self.node_id
+
+
+class NodeAdded(NodeChange):
+    """A node exists from here on. Its vector travels with it, so that a fold computes nothing."""
+
+    kind: ClassVar[str] = "memory.node_added"
+    node_kind: NodeKind = "document"
+    title: str
+    text: str
+    document_id: str | None = None
+    position: int = 0
+    metadata: dict[str, str] = Field(default_factory=dict)
+    embedder: str
+    vector: Vector
+
+
+class NodeRemoved(NodeChange):
+    """The node is gone, and with it every edge that it ends."""
+
+    kind: ClassVar[str] = "memory.node_removed"
+    reason: str
+
+
+class EdgeChange(MemoryChange):
+    edge_id: str
+
+    @property
+    def partition_key(self) -> str:
+        return self.edge_id
+
+
+class EdgeAdded(EdgeChange):
+    """An edge exists from here on; it shows once both of its nodes do. `weight` is w at birth."""
+
+    kind: ClassVar[str] = "memory.edge_added"
+    source: str
+    target: str
+    relation: Relation
+    weight: float = Field(default=0.5, ge=0, lt=1)
+
+
+class EdgeRemoved(EdgeChange):
+    kind: ClassVar[str] = "memory.edge_removed"
+    reason: str
+
+
+class MemoryFolded(Event):
+    """How far one process's view of memory has come; the last record of its key is in force."""
+
+    kind: ClassVar[str] = "memory.folded"
+    view_id: Identifier
+    offsets: dict[str, int]
+
+    @property
+    def partition_key(self) -> str:
+        return self.view_id

@@ -1,0 +1,146 @@
+"""Events to bytes and back, and the headers that travel beside them.
+
+Invariant: `decode(encode(e)) == e`; what cannot be read raises `Undecodable`, `InvalidRequest` or
+`UnsupportedVersion` and never anything else, so that a guard can answer every bad record.
+Headers are CloudEvents in binary mode (https://github.com/cloudevents/spec, Kafka binding 3.2),
+with request, session and tenant beside them: a failure is answered without decoding the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from ruvllm.errors import InvalidRequest, Undecodable, UnsupportedVersion
+from ruvllm.schemas import flow, memory, request
+from ruvllm.schemas.event import Event, RequestEvent
+from ruvllm.schemas.ids import content_id
+
+E = TypeVar("E", bound=Event)
+Headers = list[tuple[str, bytes]]
+
+EVENTS: tuple[type[Event], ...] = (
+    request.Ask,
+    request.Rate,
+    request.Response,
+    flow.Turn,
+    flow.RatingAccepted,
+    flow.Admitted,
+    flow.Retrieved,
+    flow.Routed,
+    flow.Generated,
+    flow.Failed,
+    flow.Interaction,
+    flow.SessionState,
+    flow.AnsweredState,
+    memory.PutDocument,
+    memory.RemoveDocument,
+    memory.DocumentProcessed,
+    memory.DocumentState,
+    memory.NodeAdded,
+    memory.NodeRemoved,
+    memory.EdgeAdded,
+    memory.EdgeRemoved,
+    memory.MemoryFolded,
+)
+"""Every event that exists, in the order of the flow."""
+
+BY_KIND: Mapping[str, type[Event]] = {cls.kind: cls for cls in EVENTS}
+
+
+def encode(event: Event) -> bytes:
+    """One event as UTF-8 JSON; `kind` is written beside its fields, so that a body can stand alone."""
+    return orjson.dumps({"kind": event.kind, **event.model_dump(exclude_none=True)})
+
+
+def decode(kinds: tuple[type[E], ...], raw: bytes | None, kind: str | None = None) -> E:
+    """Bytes -> an event of one of `kinds`.
+
+    The kind is taken from the header (`kind`), else from the body, else from `kinds` if it has one
+    member only. Raises Undecodable (not JSON, not an object), InvalidRequest (a field, an unknown
+    kind) or UnsupportedVersion.
+    """
+    body = _object(raw)
+    name = kind or body.get("kind")
+    cls = next((c for c in kinds if c.kind == name), None)
+    if cls is None and name is None and len(kinds) == 1:
+        cls = kinds[0]
+    if cls is None:
+        wanted = ", ".join(c.kind for c in kinds)
+        raise InvalidRequest(f"the record's kind is {name!r}, expected one of: {wanted}")
+    version = body.get("version", 1)
+    if isinstance(version, int) and version > cls.current_version:
+        raise UnsupportedVersion(f"{cls.kind} version {version} is newer than {cls.current_version}")
+    try:
+        return cls.model_validate(body)
+    except ValidationError as error:
+        raise InvalidRequest(f"{cls.kind}: {_first_problem(error)}") from error
+
+
+def _object(raw: bytes | None) -> dict[str, Any]:
+    if not raw:
+        raise Undecodable("the record is empty")
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Undecodable(f"the record of {len(raw)} bytes is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Undecodable(f"the record is a JSON {type(body).__name__}, not an object")
+    return body
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the event"
+    shown = repr(first.get("input"))
+    value = shown if len(shown) <= 80 else shown[:77] + "..."
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"field `{where}`: {first['msg']}, got {value}{more}"
+
+
+def headers(event: Event, *, source: str, parent: Mapping[str, bytes] | None = None) -> Headers:
+    """CloudEvents headers of one event; trace and correlation are inherited from `parent`."""
+    pairs: Headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id(event).encode()),
+        ("ce_type", f"ruvllm.{event.kind}.v{event.current_version}".encode()),
+        ("ce_source", source.encode()),
+        ("content-type", b"application/json"),
+        ("tenant", event.tenant.encode()),
+    ]
+    if event.time is not None:
+        pairs.append(("ce_time", event.time.isoformat().encode()))
+    request_id = getattr(event, "request_id", None)
+    session = getattr(event, "session", None)
+    if request_id:
+        pairs.append(("request-id", request_id.encode()))
+        pairs.append(("correlation-id", request_id.encode()))
+    if session:
+        pairs.append(("session", session.encode()))
+        pairs.append(("ce_subject", session.encode()))
+    if parent and (trace := parent.get("traceparent")):
+        pairs.append(("traceparent", trace))
+    return pairs
+
+
+def event_id(event: Event) -> str:
+    """The same id for the same event, however often it is made: consumers deduplicate by it."""
+    for name in ("change_id", "feedback_id", "command_id"):
+        if value := getattr(event, name, None):
+            return f"{event.kind}/{value}"
+    if isinstance(event, RequestEvent):
+        return content_id("ev", event.kind, event.tenant, event.session, event.request_id)
+    return content_id("ev", event.kind, event.partition_key, event.time.isoformat() if event.time else "")
+
+
+def kind_of(headers: Mapping[str, bytes]) -> str | None:
+    """The event kind in a `ce_type` header: `ruvllm.turn.accepted.v1` -> `turn.accepted`."""
+    raw = headers.get("ce_type", b"").decode("utf-8", "replace")
+    parts = raw.split(".")
+    if len(parts) < 4 or parts[0] != "ruvllm" or not parts[-1].startswith("v"):
+        return None
+    return ".".join(parts[1:-1])

@@ -1,0 +1,129 @@
+"""The one wrapper of every stage: decode, handle, try again, send; else the dead letter and a failure.
+
+Invariant: `handle` returns only when the record's effects are written: its outputs, or its bytes in
+the dead-letter topic and, if its request can be named, the failure that becomes its terminal error.
+It raises nothing but cancellation, so no record is skipped and none is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import stamina
+import structlog
+
+from ruvllm.agents.clock import Clock
+from ruvllm.agents.outbox import Emit
+from ruvllm.errors import RuvllmError
+from ruvllm.schemas.event import Event
+from ruvllm.schemas.flow import InFlight, Origin
+from ruvllm.schemas.wire import decode, kind_of
+from ruvllm.streams.metrics import Metrics
+from ruvllm.streams.records import Record, dead_letter, failure_of
+from ruvllm.streams.sender import Sender
+from ruvllm.streams.topology import Stage, topic
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[Event, Origin], Awaitable[Event | Sequence[Event]]]
+"""A stage's function, its models bound: one event and where it came in, to the next event or events."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Attempts of a handler whose error may pass; waits grow from `first_s` to `longest_s`, with jitter."""
+
+    attempts: int = 3
+    first_s: float = 0.2
+    longest_s: float = 5.0
+
+
+def stage_events(stage: Stage) -> tuple[type[Event], ...]:
+    """Every kind of event that a stage consumes."""
+    return tuple(event for name in stage.consumes for event in topic(name).events)
+
+
+def read(record: Record, kinds: tuple[type[Event], ...]) -> Event:
+    """The event in a record; raises InvalidRequest's kinds only."""
+    return decode(kinds, record.value, kind_of(record.headers))
+
+
+class Guard:
+    """The wrapper of one stage that keeps no state of its own."""
+
+    def __init__(
+        self, stage: Stage, handler: Handler, sender: Sender, clock: Clock, metrics: Metrics, retry: Retry
+    ) -> None:
+        self.stage = stage
+        self._handler = handler
+        self._sender = sender
+        self._clock = clock
+        self._metrics = metrics
+        self._retry = retry
+        self._kinds = stage_events(stage)
+
+    async def handle(self, record: Record) -> None:
+        """Everything that one record causes. See the module's invariant."""
+        try:
+            event = read(record, self._kinds)
+            outputs = await self._attempts(event, record)
+        except Exception as error:  # the last place where any failure of a stage can be met
+            await give_up(record, error, self.stage, self._sender, self._clock, self._metrics)
+            return
+        await self._sender.send([Emit(e) for e in outputs], parent=record.headers)
+        self._metrics.handled.labels(self.stage.name, "done").inc()
+
+    async def _attempts(self, event: Event, record: Record) -> Sequence[Event]:
+        async for attempt in stamina.retry_context(
+            on=may_pass,
+            attempts=self._retry.attempts,
+            timeout=None,
+            wait_initial=self._retry.first_s,
+            wait_max=self._retry.longest_s,
+            wait_jitter=self._retry.first_s,
+        ):
+            with attempt:
+                if attempt.num > 1:
+                    self._metrics.retries.labels(self.stage.name).inc()
+                started = time.perf_counter()
+                result = await self._handler(event, record.origin)
+                elapsed_s = time.perf_counter() - started
+        self._metrics.seconds.labels(self.stage.name).observe(elapsed_s)
+        outputs = [result] if isinstance(result, Event) else list(result)
+        return [timed(e, self.stage.name, elapsed_s) for e in outputs]
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether trying again makes sense: our own errors are verdicts, others may be weather."""
+    return not isinstance(error, RuvllmError)
+
+
+def timed(event: Event, stage: str, elapsed_s: float) -> Event:
+    """The event with its stage's own time in milliseconds."""
+    if not isinstance(event, InFlight):
+        return event
+    return event.model_copy(update={"latency_ms": {**event.latency_ms, stage: round(elapsed_s * 1000, 3)}})
+
+
+async def give_up(
+    record: Record, error: BaseException, stage: Stage, sender: Sender, clock: Clock, metrics: Metrics
+) -> None:
+    """Keep the bytes of what could not be handled, and tell the desk if a request waits for it."""
+    if not isinstance(error, RuvllmError):
+        log.error("stage_failed", stage=stage.name, topic=record.topic, offset=record.offset, exc_info=error)
+    kept = not isinstance(error, RuvllmError) or error.dead_letter
+    records = []
+    code = error.code if isinstance(error, RuvllmError) else "internal_error"
+    if kept:
+        records.append(dead_letter(record, error, stage=stage.name, attempt=1, names=sender.names))
+        metrics.dead_letters.labels(stage.name, code).inc()
+    await sender.write(records)
+    failure = failure_of(record, error, stage=stage.name, time=clock.now())
+    if failure is not None:
+        await sender.send([Emit(failure)], parent=record.headers)
+    log.info(
+        "gave_up", stage=stage.name, code=code, request_id=failure.request_id if failure else None, error=str(error)
+    )
+    metrics.handled.labels(stage.name, "failed").inc()

@@ -1,0 +1,171 @@
+"""A process's view of memory: the fold of `memory.changed` from a snapshot and then the tail.
+
+Invariant: `memory` is the fold of exactly the records below `offsets()`. The view reads without a
+consumer group, so it disturbs nobody, and says how far it has come in `memory.folded`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from ruvllm.agents.clock import Clock
+from ruvllm.agents.memory_fold import CHANGES, fold
+from ruvllm.agents.outbox import Emit
+from ruvllm.errors import RuvllmError
+from ruvllm.models.memory.snapshot import load_latest, save
+from ruvllm.models.memory.store import Memory
+from ruvllm.schemas.ids import new_id
+from ruvllm.schemas.memory import MemoryFolded
+from ruvllm.streams.guard import read
+from ruvllm.streams.metrics import Metrics
+from ruvllm.streams.records import Record
+from ruvllm.streams.sender import Sender
+
+log = structlog.get_logger(__name__)
+
+REPORT_EVERY_S = 5.0
+"""A view that has not reported for three times as long is taken for gone."""
+
+
+class MemoryView:
+    """Memory kept current by a task of its own."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        sender: Sender,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        new_memory: Callable[[], Memory],
+        embedder: str,
+        dimension: int,
+        folder: Path,
+        snapshot_every: int,
+        snapshots_kept: int,
+    ) -> None:
+        self.view_id = f"{sender.source}-{new_id()}"
+        self._bootstrap = bootstrap
+        self._sender = sender
+        self._clock = clock
+        self._metrics = metrics
+        self._new_memory = new_memory
+        self._embedder = embedder
+        self._dimension = dimension
+        self._folder = folder
+        self._snapshot_every = snapshot_every
+        self._snapshots_kept = snapshots_kept
+        self._topic = sender.names.topic("memory.changed")
+        self._positions: dict[int, int] = dict.fromkeys(range(sender.names.partitions), 0)
+        self._since_snapshot = 0
+        self._caught_up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._reported: tuple[float, dict[int, int]] = (0.0, {})
+        self.memory = new_memory()
+
+    async def start(self) -> None:
+        """Load the newest sound snapshot and start to follow the tail."""
+        found = await asyncio.to_thread(load_latest, self._folder, embedder=self._embedder, dimension=self._dimension)
+        if found is not None:
+            self.memory, offsets = found
+            self._positions.update({int(p): offset for p, offset in offsets.items()})
+        self._task = asyncio.create_task(self._follow(), name="memory-view")
+
+    async def stop(self) -> None:
+        """Stop following, keep a snapshot of what was folded, and withdraw the report."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._since_snapshot:
+            await self._snapshot()
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Until the view has reached what was the topic's end when it started."""
+        await asyncio.wait_for(self._caught_up.wait(), timeout_s)
+
+    @property
+    def ready(self) -> bool:
+        return self._caught_up.is_set() and self._task is not None and not self._task.done()
+
+    def offsets(self) -> dict[str, int]:
+        """Partition -> offset of the next change; partitions that hold nothing are left out."""
+        return {str(p): offset for p, offset in self._positions.items() if offset}
+
+    # --- following --------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._read_on()
+            except KafkaError as error:
+                log.warning("memory_view_reconnects", error=repr(error))
+                await asyncio.sleep(1.0)
+
+    async def _read_on(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            group_id=None,
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        await consumer.start()
+        try:
+            places = [TopicPartition(self._topic, p) for p in self._positions]
+            consumer.assign(places)
+            beginnings = await consumer.beginning_offsets(places)
+            ends = await consumer.end_offsets(places)
+            for place in places:
+                consumer.seek(place, max(self._positions[place.partition], beginnings[place]))
+            while True:
+                batch = await consumer.getmany(timeout_ms=50, max_records=500)
+                for records in batch.values():
+                    for message in records:
+                        self._fold(message)
+                for place in places:
+                    self._positions[place.partition] = await consumer.position(place)
+                if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
+                    self._caught_up.set()
+                if self._since_snapshot >= self._snapshot_every:
+                    await self._snapshot()
+                await self._report()
+        finally:
+            await consumer.stop()
+
+    def _fold(self, message: object) -> None:
+        record = Record(
+            message.topic,  # type: ignore[attr-defined]
+            message.partition,  # type: ignore[attr-defined]
+            message.key,  # type: ignore[attr-defined]
+            message.value,  # type: ignore[attr-defined]
+            dict(message.headers),  # type: ignore[attr-defined]
+            message.offset,  # type: ignore[attr-defined]
+        )
+        try:
+            fold(self.memory, read(record, CHANGES))  # type: ignore[arg-type]
+        except RuvllmError as error:  # a newer writer's event, or a foreign embedder's: leave it out, say so
+            log.error("memory_change_left_out", partition=record.partition, offset=record.offset, error=str(error))
+        self._since_snapshot += 1
+
+    async def _snapshot(self) -> None:
+        offsets = self.offsets()
+        await asyncio.to_thread(save, self.memory, offsets, self._folder, keep=self._snapshots_kept, name=new_id())
+        self._since_snapshot = 0
+
+    async def _report(self) -> None:
+        at, positions = self._reported
+        now = time.monotonic()
+        if positions == self._positions and now - at < REPORT_EVERY_S:
+            return
+        self._reported = (now, dict(self._positions))
+        self._metrics.memory_nodes.set(self.memory.stats().nodes)
+        if self._caught_up.is_set():
+            await self._sender.send(
+                [Emit(MemoryFolded(time=self._clock.now(), view_id=self.view_id, offsets=self.offsets()))]
+            )

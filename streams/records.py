@@ -1,0 +1,115 @@
+"""A record: what Kafka holds, without Kafka. Guards, owners and serial mode all speak in these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ruvllm.agents.outbox import Emit
+from ruvllm.errors import RuvllmError
+from ruvllm.schemas.flow import Failed, Origin
+from ruvllm.schemas.request import Fault
+from ruvllm.schemas.wire import encode, headers
+from ruvllm.streams.topology import Names
+
+MAX_ID_CHARS = 128
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as it was read, or as it is to be written (`offset` is -1 until it is)."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+    offset: int = -1
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(topic=self.topic, partition=self.partition or 0, offset=self.offset)
+
+
+def outgoing(emit: Emit, names: Names, *, source: str, parent: Mapping[str, bytes] | None = None) -> Record:
+    """The record of an event: where it goes, under which key, with which headers.
+
+    A topic that is not ours (a user's reply-to) has partitions of its own: Kafka chooses one by key.
+    """
+    event = emit.event
+    return Record(
+        topic=emit.topic or names.destination(event),
+        partition=None if emit.topic else names.partition(event),
+        key=event.record_key.encode("utf-8", "surrogatepass"),
+        value=None if emit.tombstone else encode(event),
+        headers=dict(headers(event, source=source, parent=parent)),
+    )
+
+
+def dead_letter(record: Record, error: BaseException, *, stage: str, attempt: int, names: Names) -> Record:
+    """The record that keeps what could not be handled: its original bytes, and what happened as headers."""
+    code = error.code if isinstance(error, RuvllmError) else "internal_error"
+    notes = {
+        "dlq-code": code,
+        "dlq-error": f"{type(error).__name__}: {error}"[:2000],
+        "dlq-stage": stage,
+        "dlq-topic": record.topic,
+        "dlq-partition": str(record.partition),
+        "dlq-offset": str(record.offset),
+        "dlq-attempt": str(attempt),
+    }
+    return Record(
+        topic=names.dead_letters(record.topic, stage),
+        partition=None,
+        key=record.key,
+        value=record.value,
+        headers={**record.headers, **{k: v.encode("utf-8", "replace") for k, v in notes.items()}},
+    )
+
+
+def failure_of(record: Record, error: BaseException, *, stage: str, time: Any) -> Failed | None:
+    """The terminal failure of the request that a record belongs to, or None if it names none.
+
+    The ids are taken from the headers, else from whatever of the body can be read. `origin` is set
+    for a submission that intake refuses: it was never admitted.
+    """
+    ids = {name: _header(record, name) for name in ("tenant", "session", "request-id")}
+    body = _readable(record.value)
+    request_id = ids["request-id"] or _text(body, "request_id")
+    if request_id is None:
+        return None
+    session = ids["session"] or _text(body, "session") or request_id
+    known = error if isinstance(error, RuvllmError) else RuvllmError(f"{type(error).__name__} in stage {stage}")
+    return Failed(
+        tenant=ids["tenant"] or _text(body, "tenant") or "default",
+        session=session,
+        request_id=request_id,
+        time=time,
+        fault=Fault(code=known.code, message=known.message, hint=known.hint, stage=stage),
+        origin=record.origin if stage == "intake" else None,
+    )
+
+
+def _header(record: Record, name: str) -> str | None:
+    text = record.headers.get(name, b"").decode("utf-8", "replace")
+    return text if _is_id(text) else None
+
+
+def _text(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    return value if isinstance(value, str) and _is_id(value) else None
+
+
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= MAX_ID_CHARS and text.isprintable()
+
+
+def _readable(value: bytes | None) -> Mapping[str, Any]:
+    try:
+        body = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
