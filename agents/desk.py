@@ -194,7 +194,13 @@ class Desk:
         changes: dict[str, object] = {"in_flight": None, "answered": state.answered + 1}
         if answer is not None:
             changes["history"] = self._longer_history(state.history, answer)
-            changes["router_state"] = RouterState(checkpoint=answer.route.checkpoint, hidden=answer.route.hidden)
+            changes["router_state"] = RouterState(
+                checkpoint=answer.route.checkpoint,
+                hidden=answer.route.hidden,
+                tier=answer.route.tier,
+                confidence=answer.generation.confidence,
+                finish_reason=answer.generation.finish_reason,
+            )
         state = state.model_copy(update=changes)
         now = self._clock.now()
         while state.waiting:
@@ -320,13 +326,14 @@ def _response(
     if answer is None:
         return Response(**identity, finish_reason="error", error=fault, latency_ms=total)
     used = {p.node_id: p for p in answer.retrieval.passages}
+    shown = () if answer.generation.finish_reason == "abstained" else answer.generation.context_nodes
     return Response(
         **identity,
         text=answer.generation.text,
         confidence=answer.generation.confidence,
         sources=tuple(
             Source(node_id=p.node_id, title=p.title, snippet=p.text[:SNIPPET_CHARS], score=p.score)
-            for p in (used[n] for n in answer.generation.context_nodes if n in used)
+            for p in (used[n] for n in shown if n in used)
         ),
         tier=answer.route.tier,
         model=answer.generation.model,

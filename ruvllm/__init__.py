@@ -18,7 +18,8 @@ from ruvllm.errors import RuvllmError
 
 if TYPE_CHECKING:
     from ruvllm.schemas.request import Constraints, Message, Response, Source
-    from ruvllm.streams.client import Client, SyncClient
+    from ruvllm.streams.client import Client
+    from ruvllm.streams.sync_client import SyncClient
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 
 _HOMES = {
     "Client": "ruvllm.streams.client",
-    "SyncClient": "ruvllm.streams.client",
+    "SyncClient": "ruvllm.streams.sync_client",
     "Constraints": "ruvllm.schemas.request",
     "Message": "ruvllm.schemas.request",
     "Response": "ruvllm.schemas.request",

@@ -7,7 +7,7 @@ Retrieved, Routed, Generated, then the desk writes Response and Interaction.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -62,10 +62,15 @@ class RatingAccepted(RequestEvent):
 
 
 class RouterState(Value):
-    """The router's hidden state along a session, and the checkpoint that it means something to."""
+    """What the router knows of a session: its hidden state, the checkpoint that it means something
+    to, and how the last turn ended.
+    """
 
     checkpoint: str
     hidden: Vector
+    tier: str
+    confidence: float
+    finish_reason: FinishReason
 
 
 class InFlight(RequestEvent):
@@ -77,6 +82,13 @@ class InFlight(RequestEvent):
     deadline: Instant
     router_state: RouterState | None = None
     latency_ms: dict[str, float] = Field(default_factory=dict)
+
+    def followed_by(self, event: type[F], **added: object) -> F:
+        """The next event of this request: all that this one carries, and what a stage has added."""
+        return event.model_validate({**dict(self), **added})
+
+
+F = TypeVar("F", bound=InFlight)
 
 
 class Admitted(InFlight):

@@ -12,10 +12,9 @@ An error is an answer too: look at `Response.error`, or call `raise_for_error()`
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError
@@ -26,11 +25,10 @@ from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import PutDocument, RemoveDocument
 from ruvllm.schemas.request import Ask, Constraints, Message, Rate, Response
 from ruvllm.schemas.wire import decode
+from ruvllm.streams.log_reader import partitions_of
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings, load_settings
 from ruvllm.streams.topology import client_names
-
-T = TypeVar("T")
 
 GRACE_S = 5.0
 """How much longer than its deadline a client waits for the service's own answer to it."""
@@ -59,7 +57,11 @@ class Client:
         self._arrived: asyncio.Queue[Response] = asyncio.Queue()
 
     async def __aenter__(self) -> Client:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -75,13 +77,12 @@ class Client:
         except (KafkaConnectionError, OSError) as error:
             await asyncio.gather(sender.stop(), consumer.stop(), return_exceptions=True)
             raise BrokerUnavailable(f"no Kafka broker answers at {self._bootstrap}") from error
+        self._sender, self._consumer = sender, consumer
         topic = self._names.topic("response.completed")
-        partitions = consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)
-        places = [TopicPartition(topic, p) for p in sorted(partitions)]
+        places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
         consumer.assign(places)
         for place, end in (await consumer.end_offsets(places)).items():
             consumer.seek(place, end)  # at once: nothing submitted from here on is missed
-        self._sender, self._consumer = sender, consumer
         self._reader = asyncio.create_task(self._read(), name="client-responses")
 
     async def close(self) -> None:
@@ -233,73 +234,3 @@ class Client:
         if self._sender is None:
             raise RuvllmError("the client is not started", hint="Use `async with Client() as client:`.")
         return self._sender
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    await consumer.topics()  # fetches metadata
-    found = consumer.partitions_for_topic(topic)
-    if not found:
-        raise BrokerUnavailable(
-            f"the broker has no topic {topic}", hint="`ruvllm up` makes the topics; is kafka.prefix the service's?"
-        )
-    return set(found)
-
-
-class SyncClient:
-    """The same client for programs without an event loop; it runs one in a thread of its own."""
-
-    def __init__(
-        self, bootstrap_servers: str | None = None, *, tenant: str = "default", settings: Settings | None = None
-    ) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ruvllm-client", daemon=True)
-        self._make = lambda: Client(bootstrap_servers, tenant=tenant, settings=settings)
-        self._client: Client | None = None
-
-    def __enter__(self) -> SyncClient:
-        self._thread.start()
-        try:
-            self._client = self._run(self._open())
-        except BaseException:
-            self._stop_loop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._client is not None:
-            self._run(self._client.close())
-        self._stop_loop()
-
-    def ask(self, prompt: str | None = None, **keywords: Any) -> Response:
-        """As `Client.ask`."""
-        return self._run(self._opened().ask(prompt, **keywords))
-
-    def submit(self, prompt: str | None = None, **keywords: Any) -> str:
-        """As `Client.submit`."""
-        return self._run(self._opened().submit(prompt, **keywords))
-
-    def response(self, request_id: str, **keywords: Any) -> Response:
-        """As `Client.response`."""
-        return self._run(self._opened().response(request_id, **keywords))
-
-    def feedback(self, answer: Response | str, **keywords: Any) -> str:
-        """As `Client.feedback`."""
-        return self._run(self._opened().feedback(answer, **keywords))
-
-    async def _open(self) -> Client:
-        client = self._make()
-        await client.start()
-        return client
-
-    def _opened(self) -> Client:
-        if self._client is None:
-            raise RuvllmError("the client is not started", hint="Use `with SyncClient() as client:`.")
-        return self._client
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _stop_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()

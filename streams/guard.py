@@ -8,8 +8,9 @@ It raises nothing but cancellation, so no record is skipped and none is lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import stamina
 import structlog
@@ -20,15 +21,28 @@ from ruvllm.errors import RuvllmError
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import InFlight, Origin
 from ruvllm.schemas.wire import decode, kind_of
+from ruvllm.streams.fault_points import reach
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record, dead_letter, failure_of
-from ruvllm.streams.sender import Sender
-from ruvllm.streams.topology import Stage, topic
+from ruvllm.streams.topology import Names, Stage, topic
 
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[Event, Origin], Awaitable[Event | Sequence[Event]]]
 """A stage's function, its models bound: one event and where it came in, to the next event or events."""
+
+
+class Sending(Protocol):
+    """What writes: the producer of a process, or a serial log."""
+
+    @property
+    def names(self) -> Names: ...
+
+    async def send(self, emits: Iterable[Emit], *, parent: Mapping[str, bytes] | None = None) -> None:
+        """Send events; returns when all are written."""
+        ...
+
+    async def write(self, records: Iterable[Record]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ class Guard:
     """The wrapper of one stage that keeps no state of its own."""
 
     def __init__(
-        self, stage: Stage, handler: Handler, sender: Sender, clock: Clock, metrics: Metrics, retry: Retry
+        self, stage: Stage, handler: Handler, sender: Sending, clock: Clock, metrics: Metrics, retry: Retry
     ) -> None:
         self.stage = stage
         self._handler = handler
@@ -73,6 +87,7 @@ class Guard:
             await give_up(record, error, self.stage, self._sender, self._clock, self._metrics)
             return
         await self._sender.send([Emit(e) for e in outputs], parent=record.headers)
+        reach("passed")
         self._metrics.handled.labels(self.stage.name, "done").inc()
 
     async def _attempts(self, event: Event, record: Record) -> Sequence[Event]:
@@ -108,7 +123,7 @@ def timed(event: Event, stage: str, elapsed_s: float) -> Event:
 
 
 async def give_up(
-    record: Record, error: BaseException, stage: Stage, sender: Sender, clock: Clock, metrics: Metrics
+    record: Record, error: BaseException, stage: Stage, sender: Sending, clock: Clock, metrics: Metrics
 ) -> None:
     """Keep the bytes of what could not be handled, and tell the desk if a request waits for it."""
     if not isinstance(error, RuvllmError):

@@ -24,6 +24,7 @@ from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import MemoryFolded
 from ruvllm.streams.guard import read
+from ruvllm.streams.log_reader import record_of
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record
 from ruvllm.streams.sender import Sender
@@ -51,7 +52,7 @@ class MemoryView:
         snapshot_every: int,
         snapshots_kept: int,
     ) -> None:
-        self.view_id = f"{sender.source}-{new_id()}"
+        self.view_id = sender.source
         self._bootstrap = bootstrap
         self._sender = sender
         self._clock = clock
@@ -127,7 +128,7 @@ class MemoryView:
                 batch = await consumer.getmany(timeout_ms=50, max_records=500)
                 for records in batch.values():
                     for message in records:
-                        self._fold(message)
+                        self._fold(record_of(message))
                 for place in places:
                     self._positions[place.partition] = await consumer.position(place)
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
@@ -138,15 +139,7 @@ class MemoryView:
         finally:
             await consumer.stop()
 
-    def _fold(self, message: object) -> None:
-        record = Record(
-            message.topic,  # type: ignore[attr-defined]
-            message.partition,  # type: ignore[attr-defined]
-            message.key,  # type: ignore[attr-defined]
-            message.value,  # type: ignore[attr-defined]
-            dict(message.headers),  # type: ignore[attr-defined]
-            message.offset,  # type: ignore[attr-defined]
-        )
+    def _fold(self, record: Record) -> None:
         try:
             fold(self.memory, read(record, CHANGES))  # type: ignore[arg-type]
         except RuvllmError as error:  # a newer writer's event, or a foreign embedder's: leave it out, say so

@@ -21,14 +21,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.producer import sender as aiokafka_sender
 
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.outbox import Emit, Outbox
 from ruvllm.errors import RuvllmError
 from ruvllm.schemas.event import Event
+from ruvllm.streams.fault_points import fault_armed, reach
 from ruvllm.streams.guard import give_up, read, stage_events
+from ruvllm.streams.log_reader import read_to_end
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.sender import Sender, put
@@ -204,12 +206,14 @@ class PartitionOwner:
             if not self._is_mine():
                 await self._drop()
                 raise Abandoned
+            reach("handled")
             step = asyncio.create_task(self._transaction(effects))
             done, _ = await asyncio.wait({step}, timeout=STEP_TIMEOUT_S)
             if not done:
                 step.cancel()
                 raise TimeoutError(f"a transaction took longer than {STEP_TIMEOUT_S} s")
             step.result()
+            reach("committed")
 
     async def _transaction(self, effects: Sequence[tuple[Outbox, Record | None]]) -> None:
         producer = self._producer
@@ -225,6 +229,9 @@ class PartitionOwner:
                         written = await future
                         offsets[str(written.partition)] = written.offset + 1
                 await put(producer, self._record(Emit(outbox.receipt(offsets)), parent))
+        if fault_armed():
+            await producer.flush()  # so that the records are really there when the process dies
+            reach("sent")
         await producer.commit_transaction()
 
     def _record(self, emit: Emit, parent: Mapping[str, bytes] | None) -> Record:
@@ -269,26 +276,11 @@ class PartitionOwner:
             self._queue.get_nowait().abandon()
 
 
-async def read_state(keeper: Keeper, stage: Stage, kafka_topic: str, partition: int, bootstrap: str) -> int:
-    """Fold a partition of state records into a keeper, up to its end now. Returns how many were read."""
+async def read_state(keeper: Keeper, stage: Stage, kafka_topic: str, partition: int, bootstrap: str) -> None:
+    """Fold a partition of state records into a keeper, up to its end now."""
     kinds = topic(stage.state or "").events
-    where = TopicPartition(kafka_topic, partition)
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None, isolation_level="read_committed")
-    await consumer.start()
-    count = 0
-    try:
-        consumer.assign([where])
-        await consumer.seek_to_beginning(where)
-        end = (await consumer.end_offsets([where]))[where]
-        while await consumer.position(where) < end:  # the position also steps over transaction markers
-            for message in (await consumer.getmany(where, timeout_ms=200)).get(where, ()):
-                count += 1
-                if message.value is None:
-                    keeper.forget((message.key or b"").decode("utf-8", "surrogatepass"))
-                else:
-                    keeper.apply(
-                        read(Record(kafka_topic, partition, message.key, message.value, dict(message.headers)), kinds)
-                    )
-    finally:
-        await consumer.stop()
-    return count
+    async for record in read_to_end(bootstrap, kafka_topic, [partition]):
+        if record.value is None:
+            keeper.forget((record.key or b"").decode("utf-8", "surrogatepass"))
+        else:
+            keeper.apply(read(record, kinds))

@@ -116,11 +116,11 @@ class Settings(Section):
     def models_folder(self) -> Path:
         return self.models or self.home / "models"
 
-    @property
-    def snapshots_folder(self) -> Path:
-        return self.home / "state" / self.kafka.prefix
+    def snapshots_folder(self, worker: str) -> Path:
+        """One process writes one folder."""
+        return self.home / "state" / self.kafka.prefix / worker
 
-    def worker_threads(self) -> int:
+    def model_threads(self) -> int:
         return self.generation.threads or max(1, min(4, (os.cpu_count() or 2) // 2))
 
 

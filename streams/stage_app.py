@@ -18,9 +18,9 @@ import structlog
 
 from ruvllm.streams.guard import Guard
 from ruvllm.streams.ledger import LedgerApp
+from ruvllm.streams.log_reader import record_of
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.owner import Delivery, PartitionOwner
-from ruvllm.streams.records import Record
 from ruvllm.streams.settings import KafkaSettings
 from ruvllm.streams.topology import Names, Shape, Stage
 
@@ -153,6 +153,11 @@ class StageApp:
         return int(self.app.consumer.open_deliveries())
 
     @property
+    def joined(self) -> bool:
+        """Whether the group's coordinator has said what is ours, be it nothing."""
+        return self.app._assignment is not None and not self.app.rebalancing
+
+    @property
     def failed(self) -> bool:
         """Whether the app crashed: its process must end, so that another takes over."""
         return bool(self.app.crashed)
@@ -213,15 +218,3 @@ def co_partitions(assigned: Any, topics: tuple[str, ...]) -> set[int]:
     if any(partitions != first for partitions in by_topic.values()):
         raise RuntimeError(f"the topics of an owner were assigned apart: {by_topic}")
     return first
-
-
-def record_of(message: Any) -> Record:
-    """A Faust message as a record."""
-    return Record(
-        topic=message.topic,
-        partition=message.partition,
-        key=message.key,
-        value=message.value,
-        headers=dict(message.headers or ()),
-        offset=message.offset,
-    )

@@ -1,0 +1,109 @@
+"""Retrieve: what memory has on a question, best first.
+
+Nearest nodes by cosine, then the graph: from the best hits along their edges, a reached node scores
+as its seed does, damped by the edges on the way. A node has the better of its two scores. What lies
+under the floor is not memory of this question and is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ruvllm.agents.clock import Clock
+from ruvllm.models.embedding import Embedder
+from ruvllm.models.memory.node import Node
+from ruvllm.models.memory.store import Memory
+from ruvllm.schemas.flow import Admitted, Passage, Retrieval, Retrieved
+
+
+class MemorySource(Protocol):
+    """Memory as it stands in this process, and how far it has been folded."""
+
+    @property
+    def memory(self) -> Memory: ...
+
+    def offsets(self) -> Mapping[str, int]:
+        """Partition -> offset of the next change."""
+        ...
+
+
+@dataclass(frozen=True)
+class RetrievalRules:
+    """How wide to look and how much to hand on. `floor` is a cosine."""
+
+    candidates: int = 24
+    passages: int = 6
+    floor: float = 0.30
+    hops: int = 1
+    seeds: int = 3
+    graph_damping: float = 0.8
+
+
+async def retrieve(
+    event: Admitted, source: MemorySource, embedder: Embedder, rules: RetrievalRules, clock: Clock
+) -> Retrieved:
+    """Ask memory; with grounding `none` only the question's vector is made, for the router."""
+    question = event.request.question
+    (vector,) = await asyncio.to_thread(embedder.embed, [question])
+    offsets = dict(source.offsets())  # before the search: what is found is at least as new
+    passages: tuple[Passage, ...] = ()
+    constraints = event.request.constraints
+    if constraints.grounding != "none":
+        passages = await asyncio.to_thread(
+            find_passages,
+            source.memory,
+            event.tenant,
+            vector,
+            rules,
+            now_s=clock.now().timestamp(),
+            where=constraints.memory_filter,
+        )
+    found = Retrieval(query_vector=vector, embedder=embedder.name, passages=passages, memory_offsets=offsets)
+    return event.followed_by(Retrieved, time=clock.now(), retrieval=found)
+
+
+def find_passages(
+    memory: Memory,
+    tenant: str,
+    vector: NDArray[np.float32],
+    rules: RetrievalRules,
+    *,
+    now_s: float,
+    where: Mapping[str, str] | None = None,
+) -> tuple[Passage, ...]:
+    """The passages for a query vector (384,) float32, best first; ties by node id."""
+    hits = [h for h in memory.search(tenant, vector, rules.candidates, where=where) if h.similarity >= rules.floor]
+    found: dict[str, tuple[float, float, Node, tuple[str, ...]]] = {
+        h.node.node_id: (h.similarity, h.similarity, h.node, ()) for h in hits
+    }
+    if rules.hops:
+        for seed in hits[: rules.seeds]:
+            for reached in memory.expand(tenant, [seed.node.node_id], hops=rules.hops, now=now_s):
+                if where and any(reached.node.metadata.get(k) != v for k, v in where.items()):
+                    continue
+                score = seed.similarity * reached.weight * rules.graph_damping
+                known = found.get(reached.node.node_id)
+                if score >= rules.floor and (known is None or score > known[0]):
+                    similarity = float(np.dot(reached.node.vector, vector))
+                    found[reached.node.node_id] = (score, similarity, reached.node, reached.via)
+    ranked = sorted(found.values(), key=lambda f: (-f[0], f[2].node_id))
+    return tuple(
+        Passage(
+            node_id=node.node_id,
+            node_kind=node.kind,
+            title=node.title,
+            text=node.text,
+            document_id=node.document_id,
+            score=round(float(score), 6),
+            similarity=round(float(similarity), 6),
+            via=via,
+            age_s=max(0.0, now_s - node.created_at),
+        )
+        for score, similarity, node, via in ranked[: rules.passages]
+    )

@@ -1,0 +1,67 @@
+"""Route: which model answers, with how much context and which sampling settings (Loop B's policy)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+
+from ruvllm.agents.clock import Clock
+from ruvllm.models.router.features import FEATURES_VERSION, request_features
+from ruvllm.models.router.policy import Router
+from ruvllm.models.router.signals import Hit, MemorySignals, PreviousTurn
+from ruvllm.schemas.flow import Retrieved, Route, Routed
+
+
+async def route(event: Retrieved, router: Router, available_tiers: Collection[str], clock: Clock) -> Routed:
+    """Decide for one request. Raises UnknownTier or ModelUnavailable if no permitted tier is served.
+
+    The hidden state of another checkpoint means nothing to this one and is left out. The draw's seed
+    follows from the interaction id: a redelivered request takes the same route.
+    """
+    now = clock.now()
+    before = event.router_state
+    constraints = event.request.constraints
+    features = request_features(
+        event.request.question,
+        query_vector=event.retrieval.query_vector,
+        signals=MemorySignals.of(
+            Hit(p.similarity, p.node_kind, bool(p.via), p.age_s, len(p.text)) for p in event.retrieval.passages
+        ),
+        history_turns=len(event.history) // 2,
+        history_characters=sum(len(m.content) for m in event.history),
+        previous=PreviousTurn(before.confidence, before.tier, before.finish_reason) if before else None,
+        tiers=router.arms.tiers,
+        deadline_slack_s=(event.deadline - now).total_seconds(),
+        max_tokens=constraints.max_tokens,
+        minimum_quality=constraints.minimum_quality,
+        grounding=constraints.grounding,
+    )
+    known = before is not None and before.checkpoint == router.checkpoint.id
+    decision = router.decide(
+        features,
+        before.hidden if before is not None and known else None,
+        available_tiers=available_tiers,
+        allowed_tiers=constraints.allowed_tiers,
+        temperature=constraints.temperature,
+        top_p=constraints.top_p,
+        seed=zlib.crc32(event.interaction_id.encode()),
+    )
+    chosen = Route(
+        tier=decision.action.tier,
+        context_tokens=decision.action.context_tokens,
+        temperature=decision.action.temperature,
+        top_p=decision.action.top_p,
+        probability=decision.probability,
+        arms=decision.probabilities,
+        available_tiers=tuple(available_tiers),
+        features=features,
+        features_version=FEATURES_VERSION,
+        hidden=decision.hidden,
+        checkpoint=decision.checkpoint,
+        confidence=decision.confidence,
+        fallback=decision.fallback,
+        policy=decision.policy,
+        exploration=decision.exploration,
+        seed=decision.seed,
+    )
+    return event.followed_by(Routed, time=now, route=chosen)

@@ -1,0 +1,56 @@
+"""Named places at which the fault harness may kill or freeze this process; nothing happens otherwise.
+
+Random kills alone prove little: the window between a transaction's last send and its commit is two
+milliseconds wide. RUVLLM_FAULT=`<point>:<n>:<signal>` sends this process the signal (KILL or STOP)
+the n-th time it reaches the point. Points are listed in `POINTS`; docs/operations.md explains them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from ruvllm.errors import InvalidConfiguration
+
+POINTS = {
+    "handled": "an owner has computed effects and has not begun their transaction",
+    "sent": "an owner has sent all records of a transaction and has not committed it",
+    "committed": "an owner has committed and has not acknowledged",
+    "passed": "a stage has written its outputs and has not acknowledged",
+}
+
+VARIABLE = "RUVLLM_FAULT"
+
+
+class FaultPoint:
+    """A countdown to one signal."""
+
+    def __init__(self, spec: str) -> None:
+        try:
+            self.point, count, name = spec.split(":")
+            self._left = int(count)
+            self._signal = signal.Signals[f"SIG{name}"]
+        except (ValueError, KeyError) as error:
+            raise InvalidConfiguration(f"{VARIABLE}={spec!r} is not <point>:<n>:<signal>") from error
+        if self.point not in POINTS:
+            raise InvalidConfiguration(f"{VARIABLE}={spec!r}: the points are {', '.join(POINTS)}")
+
+    def reach(self, point: str) -> None:
+        if point == self.point:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), self._signal)
+
+
+_armed = FaultPoint(os.environ[VARIABLE]) if VARIABLE in os.environ else None
+
+
+def reach(point: str) -> None:
+    """Say that this process has come to `point`."""
+    if _armed is not None:
+        _armed.reach(point)
+
+
+def fault_armed() -> bool:
+    """Whether this process is to die or freeze somewhere."""
+    return _armed is not None

@@ -1,0 +1,103 @@
+"""Health by assignment and progress, and metrics, over HTTP.
+
+A process that runs is not a process that works: it is healthy while its consumers have been told
+what is theirs, its owners have read their state, and records that were delivered get done.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from ruvllm.streams.metrics import Metrics
+from ruvllm.streams.stage_app import LONGEST_HANDLER_S, Owners, StageApp
+
+STUCK_AFTER_S = LONGEST_HANDLER_S + 60
+NEVER_ASSIGNED_AFTER_S = 120.0
+
+
+class Health:
+    """What this process says of itself."""
+
+    def __init__(
+        self,
+        process: str,
+        metrics: Metrics,
+        stages: Sequence[tuple[StageApp, Owners | None]],
+        checks: dict[str, Callable[[], bool]],
+    ) -> None:
+        self._process = process
+        self._metrics = metrics
+        self._stages = stages
+        self._checks = checks
+        self._started = time.monotonic()
+        self._progress: dict[str, tuple[float, float]] = {}  # stage -> (handled, when it last grew)
+        self._assigned: set[str] = set()
+
+    def report(self) -> dict[str, Any]:
+        """The state of each stage; `ready` when it can work, `healthy` while it does."""
+        now = time.monotonic()
+        stages = {app.stage.name: self._stage(app, owners, now) for app, owners in self._stages}
+        checks = {name: check() for name, check in self._checks.items()}
+        return {
+            "process": self._process,
+            "pid": os.getpid(),
+            "uptime_s": round(now - self._started, 1),
+            "ready": all(s["ready"] for s in stages.values()) and all(checks.values()),
+            "healthy": all(s["healthy"] for s in stages.values()),
+            "checks": checks,
+            "stages": stages,
+        }
+
+    def _stage(self, app: StageApp, owners: Owners | None, now: float) -> dict[str, Any]:
+        name = app.stage.name
+        partitions = len(app.partitions())
+        if partitions:
+            self._assigned.add(name)
+        handled = sum(self._metrics.handled.labels(name, outcome)._value.get() for outcome in ("done", "failed"))
+        seen, since = self._progress.get(name, (-1.0, now))
+        open_deliveries = app.open_deliveries()
+        if handled != seen or open_deliveries == 0:
+            since = now
+        self._progress[name] = (handled, since)
+        self._metrics.open.labels(name).set(open_deliveries)
+        self._metrics.lag.labels(name).set(app.lag())
+        stuck = now - since > STUCK_AFTER_S
+        forgotten = name not in self._assigned and now - self._started > NEVER_ASSIGNED_AFTER_S
+        return {
+            "partitions": partitions,
+            "lag": app.lag(),
+            "open": open_deliveries,
+            "handled": int(handled),
+            "idle_s": round(now - since, 1),
+            "ready": app.joined and (owners is None or owners.ready()),
+            "healthy": not app.failed and not stuck and not forgotten,
+        }
+
+
+async def serve_health(health: Health, metrics: Metrics, port: int) -> tuple[web.AppRunner, int]:
+    """Serve /health (200 when ready and healthy, else 503) and /metrics. Returns the runner and its port."""
+
+    async def get_health(_: web.Request) -> web.Response:
+        report = health.report()
+        status = 200 if report["ready"] and report["healthy"] else 503
+        return web.Response(body=orjson.dumps(report), status=status, content_type="application/json")
+
+    async def get_metrics(_: web.Request) -> web.Response:
+        health.report()
+        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", get_health), web.get("/metrics", get_metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    server: Any = site._server
+    return runner, int(server.sockets[0].getsockname()[1])

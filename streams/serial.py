@@ -1,0 +1,274 @@
+"""The whole flow in one process, over a log in memory or in a file; no Kafka.
+
+The same stages, handlers, guards and bytes as on Kafka, run one record at a time until nothing is
+left to do. For tests, notebooks, debugging, and trying the service without a broker. With a file,
+the log outlives the process: on opening, state and memory are folded from it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from ruvllm.agents.clock import Clock
+from ruvllm.agents.memory_fold import CHANGES, fold
+from ruvllm.agents.outbox import Emit, Outbox
+from ruvllm.errors import InvalidConfiguration, RuvllmError
+from ruvllm.schemas.event import Event
+from ruvllm.schemas.request import Ask, Constraints, Response
+from ruvllm.streams.clock import SystemClock
+from ruvllm.streams.guard import Guard, Retry, give_up, read, stage_events
+from ruvllm.streams.metrics import Metrics
+from ruvllm.streams.owner import Keeper
+from ruvllm.streams.records import Record, outgoing
+from ruvllm.streams.settings import Settings, load_settings
+from ruvllm.streams.topology import STAGES, Names, Shape, Stage, topic
+from ruvllm.streams.wiring import Wiring
+
+
+class SerialLog:
+    """An append-only log by topic; each record's offset is its place. Kept in a file if one is named."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.topics: dict[str, list[Record]] = {}
+        self.positions: dict[str, int] = {}  # "<stage> <topic>" -> next offset, as last committed
+        self._file: BinaryIO | None = None
+        if file is not None:
+            self._load(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._file = file.open("ab")
+
+    def append(self, record: Record) -> Record:
+        records = self.topics.setdefault(record.topic, [])
+        stored = Record(
+            record.topic, record.partition or 0, record.key, record.value, dict(record.headers), len(records)
+        )
+        records.append(stored)
+        self._write({"record": _to_json(stored)})
+        return stored
+
+    def commit(self, positions: Mapping[str, int]) -> None:
+        """Note how far each stage has come; what lies behind is not handled again."""
+        self.positions = dict(positions)
+        self._write({"positions": self.positions})
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(orjson.dumps(line) + b"\n")
+
+    def _load(self, file: Path) -> None:
+        if not file.exists():
+            return
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise InvalidConfiguration(
+                    f"{file}, line {number} is not JSON: {error}",
+                    hint="The last line may be cut if the process was killed: delete it; all before it stands.",
+                ) from error
+            if "record" in entry:
+                record = _from_json(entry["record"])
+                self.topics.setdefault(record.topic, []).append(record)
+            else:
+                self.positions = entry["positions"]
+
+
+def _to_json(record: Record) -> dict[str, Any]:
+    def text(raw: bytes | None) -> str | None:
+        return None if raw is None else base64.b64encode(raw).decode()
+
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": text(record.key),
+        "value": text(record.value),
+        "headers": {k: text(v) for k, v in record.headers.items()},
+    }
+
+
+def _from_json(entry: dict[str, Any]) -> Record:
+    def raw(text: str | None) -> bytes | None:
+        return None if text is None else base64.b64decode(text)
+
+    headers = {k: raw(v) or b"" for k, v in entry["headers"].items()}
+    return Record(entry["topic"], entry["partition"], raw(entry["key"]), raw(entry["value"]), headers, entry["offset"])
+
+
+class SerialSender:
+    """The sender's verbs on a serial log."""
+
+    def __init__(self, log: SerialLog, names: Names) -> None:
+        self.names = names
+        self.source = "serial"
+        self._log = log
+
+    async def send(self, emits: Iterable[Emit], *, parent: Mapping[str, bytes] | None = None) -> None:
+        await self.write([outgoing(e, self.names, source=self.source, parent=parent) for e in emits])
+
+    async def write(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self._log.append(record)
+
+
+class SerialSystem:
+    """The service in this process. `async with SerialSystem(settings) as system: await system.ask(...)`."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        file: Path | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings or load_settings()
+        self.clock = clock or SystemClock()
+        self.log = SerialLog(file)
+        self.metrics = Metrics()
+        self.wiring = Wiring(self.settings, self.clock)
+        self.wiring.memory = self
+        self.names = self.wiring.names
+        self.memory = self.wiring.new_memory()
+        self.sender = SerialSender(self.log, self.names)
+        self._folded = 0
+        self._positions: dict[str, int] = dict(self.log.positions)
+        self._keepers: dict[tuple[str, int], Keeper] = {}
+        self._guards = {
+            stage.name: Guard(
+                stage, self.wiring.handler(stage.name), self.sender, self.clock, self.metrics, Retry(attempts=1)
+            )
+            for stage in STAGES
+            if stage.shape is not Shape.OWNER
+        }
+        self._restore()
+
+    async def __aenter__(self) -> SerialSystem:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self.wiring.close()
+        self.log.close()
+
+    # --- use --------------------------------------------------------------------------------------
+
+    async def send(self, *events: Event) -> None:
+        """Append users' commands to the log, as a producer would."""
+        await self.sender.send([Emit(e) for e in events])
+
+    async def ask(self, prompt: str, *, session: str | None = None, **constraints: Any) -> Response:
+        """Ask one question and run the flow until it is answered. Keywords as `Constraints`."""
+        ask = Ask(time=self.clock.now(), prompt=prompt, session=session, constraints=Constraints(**constraints))
+        await self.send(ask)
+        await self.run()
+        return self.responses(ask.request_id)[-1]
+
+    def events(self, name: str) -> list[Event]:
+        """Every event in a topic of the topology, oldest first."""
+        return [
+            read(record, topic(name).events)
+            for kafka_topic in self.names.topics(name)
+            for record in self.log.topics.get(kafka_topic, [])
+            if record.value is not None
+        ]
+
+    def responses(self, request_id: str | None = None) -> list[Response]:
+        """The terminal responses, of one request id or of all."""
+        found = [e for e in self.events("response.completed") if isinstance(e, Response)]
+        return [r for r in found if request_id is None or r.request_id == request_id]
+
+    def offsets(self) -> Mapping[str, int]:
+        """As a memory source: serial memory has one partition."""
+        return {"0": self._folded} if self._folded else {}
+
+    # --- running ----------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Handle everything that is in the log, in flow order, until nothing is left. Returns how many records."""
+        handled = 0
+        while True:
+            before = handled
+            for stage in STAGES:
+                handled += await self._run_stage(stage)
+            self._fold_memory()
+            if handled == before:
+                break
+        self.log.commit(self._positions)
+        return handled
+
+    async def _run_stage(self, stage: Stage) -> int:
+        handled = 0
+        for name in self.names.consumed(stage):
+            place = f"{stage.name} {name}"
+            records = self.log.topics.get(name, [])
+            while (at := self._positions.get(place, 0)) < len(records):
+                if stage.shape is Shape.OWNER:
+                    await self._effect(stage, records[at])
+                else:
+                    if stage.name == "retrieve":
+                        self._fold_memory()
+                    await self._guards[stage.name].handle(records[at])
+                self._positions[place] = at + 1
+                handled += 1
+        if stage.shape is Shape.OWNER:
+            for (name, _), keeper in list(self._keepers.items()):
+                if name == stage.name:
+                    await self._emit(keeper.tick(), None)
+        return handled
+
+    async def _effect(self, stage: Stage, record: Record) -> None:
+        keeper = self._keeper(stage, record.partition or 0)
+        try:
+            outbox = await keeper.handle(read(record, stage_events(stage)))
+        except RuvllmError as error:
+            await give_up(record, error, stage, self.sender, self.clock, self.metrics)
+            return
+        await self._emit(outbox, record)
+
+    async def _emit(self, outbox: Outbox, cause: Record | None) -> None:
+        parent = cause.headers if cause else None
+        await self.sender.write(
+            [outgoing(e, self.names, source=self.sender.source, parent=parent) for e in outbox.emits]
+        )
+        if outbox.receipt is not None:
+            end = len(self.log.topics.get(self.names.topic("memory.changed"), []))
+            await self.sender.send([Emit(outbox.receipt({"0": end} if end else {}))], parent=parent)
+
+    def _keeper(self, stage: Stage, partition: int) -> Keeper:
+        key = (stage.name, partition)
+        if key not in self._keepers:
+            self._keepers[key] = self.wiring.keeper(stage.name)()
+        return self._keepers[key]
+
+    # --- state from the log -----------------------------------------------------------------------
+
+    def _fold_memory(self) -> None:
+        changes = self.log.topics.get(self.names.topic("memory.changed"), [])
+        while self._folded < len(changes):
+            fold(self.memory, read(changes[self._folded], CHANGES))  # type: ignore[arg-type]
+            self._folded += 1
+
+    def _restore(self) -> None:
+        self._fold_memory()
+        for stage in STAGES:
+            if stage.state is None:
+                continue
+            for record in self.log.topics.get(self.names.topic(stage.state), []):
+                keeper = self._keeper(stage, record.partition or 0)
+                if record.value is None:
+                    keeper.forget((record.key or b"").decode("utf-8", "surrogatepass"))
+                else:
+                    keeper.apply(read(record, topic(stage.state).events))

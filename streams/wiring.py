@@ -1,0 +1,203 @@
+"""Where models meet stages: the one place that builds what the agents are handed.
+
+A process builds what its stages use and nothing else: each resource is made when first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from ruvllm.agents.clock import Clock
+from ruvllm.agents.desk import Desk, DeskRules
+from ruvllm.agents.documents import DocumentKeeper
+from ruvllm.agents.generate import GenerationRules, generate
+from ruvllm.agents.intake import Limits, accept_feedback, accept_request
+from ruvllm.agents.retrieve import MemorySource, RetrievalRules, retrieve
+from ruvllm.agents.route import route
+from ruvllm.models.catalogue import Catalogue, Profile
+from ruvllm.models.embedding import Embedder, HashingEmbedder, MiniLm
+from ruvllm.models.memory.store import Memory
+from ruvllm.models.pool.chat_template import TEMPLATES, ChatTemplate
+from ruvllm.models.pool.echo import EchoGenerator
+from ruvllm.models.pool.job import Generator
+from ruvllm.models.pool.pool import Pool
+from ruvllm.models.pool.process import ModelProcess
+from ruvllm.models.router.arms import Action, Arms
+from ruvllm.models.router.checkpoint import Checkpoint
+from ruvllm.models.router.policy import Router
+from ruvllm.schemas.event import Event
+from ruvllm.schemas.flow import Admitted, Origin, Retrieved, Routed
+from ruvllm.schemas.request import Ask, Rate
+from ruvllm.streams.guard import Handler
+from ruvllm.streams.model_files import ModelStore, packaged_catalogue
+from ruvllm.streams.owner import Keeper
+from ruvllm.streams.settings import Settings
+from ruvllm.streams.topology import Names
+
+ROUTER_SEED = 20190108
+"""Of the untrained checkpoint: every installation starts from the same one."""
+
+
+class Wiring:
+    """The resources of one process and the handlers that are bound to them."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.memory: MemorySource | None = None  # set by whoever follows the log of memory
+
+    # --- resources --------------------------------------------------------------------------------
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return packaged_catalogue()
+
+    @cached_property
+    def profile(self) -> Profile:
+        return self.catalogue.profile(self.settings.profile)
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        return tuple(t.tier for t in self.profile.tiers)
+
+    @cached_property
+    def names(self) -> Names:
+        kafka = self.settings.kafka
+        return Names(kafka.prefix, self.tiers, kafka.partitions)
+
+    @cached_property
+    def store(self) -> ModelStore:
+        return ModelStore(self.settings.models_folder, self.catalogue)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        if self.settings.retrieval.embedder == "hashing":
+            return HashingEmbedder()
+        return MiniLm(
+            self.store.verified_path(self.profile.embedder, "model.onnx"),
+            self.store.verified_path(self.profile.embedder, "tokenizer.json"),
+        )
+
+    @cached_property
+    def router(self) -> Router:
+        rules = self.settings.router
+        arms = Arms(self.tiers)
+        default = Action(
+            self.profile.default_tier, rules.default_context_tokens, rules.default_temperature, rules.default_top_p
+        )
+        return Router(
+            Checkpoint.initial(arms, ROUTER_SEED),
+            arms,
+            default,
+            confidence_threshold=rules.confidence_threshold,
+            exploration=rules.exploration,
+        )
+
+    @cached_property
+    def pool(self) -> Pool:
+        return Pool({tier: self._generator(tier) for tier in self.tiers})
+
+    def _generator(self, tier: str) -> Generator:
+        """A tier's model in a process of its own, started by its first job. Raises if its file is not sound."""
+        given = self.settings.generation
+        if given.backend == "echo":
+            return EchoGenerator(delay_s=given.echo_delay_s)
+        model = self.profile.tier(tier).model
+        return ModelProcess(
+            model=model,
+            path=self.store.verified_path(model),
+            sha256=self.store.sha256(model) or "",
+            environment=os.environ,
+            threads=self.settings.model_threads(),
+        )
+
+    @cached_property
+    def templates(self) -> dict[str, ChatTemplate]:
+        """Tier -> the chat template its model was trained on."""
+        return {t.tier: TEMPLATES[self.catalogue.model(t.model).chat_template or ""] for t in self.profile.tiers}
+
+    def new_memory(self) -> Memory:
+        return Memory(self.embedder.name, self.embedder.dimension)
+
+    async def close(self) -> None:
+        """Stop what was started: the models' processes."""
+        if "pool" in self.__dict__:
+            await self.pool.close()
+
+    # --- handlers ---------------------------------------------------------------------------------
+
+    def handler(self, stage: str) -> Handler:
+        """The function of a stage that keeps no state."""
+        return {
+            "intake": self._intake,
+            "retrieve": self._retrieve,
+            "route": self._route,
+            "generate": self._generate,
+        }[stage]
+
+    def keeper(self, stage: str) -> Callable[[], Keeper]:
+        """How to make the agent that owns a partition of a stage."""
+        makers: dict[str, Callable[[], Keeper]] = {"desk": self._desk, "documents": self._documents}
+        return makers[stage]
+
+    @cached_property
+    def limits(self) -> Limits:
+        given = self.settings.limits
+        return Limits(
+            tiers=self.tiers,
+            tenants=given.tenants,
+            reply_to=given.reply_to,
+            prompt_chars=given.prompt_chars,
+            messages=given.messages,
+            default_deadline_s=given.default_deadline_s,
+            longest_deadline_s=given.longest_deadline_s,
+        )
+
+    async def _intake(self, event: Event, origin: Origin) -> Event:
+        if isinstance(event, Ask):
+            return await accept_request(event, origin, self.limits, self.clock)
+        assert isinstance(event, Rate)
+        return await accept_feedback(event, self.limits, self.clock)
+
+    async def _retrieve(self, event: Event, _: Origin) -> Event:
+        assert isinstance(event, Admitted)
+        assert self.memory is not None
+        return await retrieve(event, self.memory, self.embedder, self._retrieval_rules, self.clock)
+
+    async def _route(self, event: Event, _: Origin) -> Event:
+        assert isinstance(event, Retrieved)
+        return await route(event, self.router, self.tiers, self.clock)
+
+    async def _generate(self, event: Event, _: Origin) -> Event | Sequence[Event]:
+        assert isinstance(event, Routed)
+        return await generate(event, self.pool, self.templates, self._generation_rules, self.clock)
+
+    @cached_property
+    def _retrieval_rules(self) -> RetrievalRules:
+        given = self.settings.retrieval
+        return RetrievalRules(
+            candidates=given.candidates,
+            passages=given.passages,
+            floor=given.floor,
+            hops=given.hops,
+            seeds=given.seeds,
+            graph_damping=given.graph_damping,
+        )
+
+    @cached_property
+    def _generation_rules(self) -> GenerationRules:
+        given = self.settings.generation
+        return GenerationRules(max_tokens=given.max_tokens, time_budget_s=given.time_budget_s)
+
+    def _desk(self) -> Desk:
+        given = self.settings.limits
+        rules = DeskRules(
+            waiting_turns=given.waiting_turns, history_turns=given.history_turns, answers_kept=given.answers_kept
+        )
+        return Desk(rules, self.clock)
+
+    def _documents(self) -> DocumentKeeper:
+        given = self.settings.limits
+        return DocumentKeeper(self.embedder, self.clock, given.tenants, given.document_chars)

@@ -1,0 +1,174 @@
+"""A process at work: its stages as Faust apps, their guards and owners, its health, and a clean end.
+
+On SIGTERM or SIGINT it takes nothing new, finishes what is under way, commits, and leaves its groups,
+so that others take over at once. If one of its apps crashes the process ends with an error: what
+cannot work must not look alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import orjson
+import structlog
+from aiohttp import web
+
+from ruvllm.streams.clock import SystemClock
+from ruvllm.streams.guard import Guard, Retry
+from ruvllm.streams.health import Health, serve_health
+from ruvllm.streams.memory_view import MemoryView
+from ruvllm.streams.metrics import Metrics
+from ruvllm.streams.owner import PartitionOwner
+from ruvllm.streams.sender import Sender
+from ruvllm.streams.settings import Settings
+from ruvllm.streams.stage_app import Owners, StageApp
+from ruvllm.streams.topics import ensure_topics
+from ruvllm.streams.topology import Process, Shape, Stage, stages_of
+from ruvllm.streams.wiring import Wiring
+
+log = structlog.get_logger(__name__)
+
+CRASH_POLL_S = 0.5
+BROKER_WAIT_S = 120.0
+MEMORY_WAIT_S = 600.0
+
+
+class Worker:
+    """One of the service's processes: `answer`, `pool` or `learn`."""
+
+    def __init__(self, process: Process, settings: Settings, bootstrap: str, *, name: str | None = None) -> None:
+        self.process = process
+        self.name = name or process  # of this one, where several of a kind run on one machine
+        self.settings = settings
+        self.bootstrap = bootstrap
+        self.stages = stages_of(process)
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self.wiring = Wiring(settings, self.clock)
+        self.names = self.wiring.names
+        self.sender = Sender(bootstrap, self.names, source=f"{self.name}-{os.getpid()}")
+        self.view: MemoryView | None = None
+        self._running: list[tuple[StageApp, Owners | None]] = []
+
+    async def run(self, *, ready_file: Path | None = None) -> int:
+        """Work until told to stop. Returns the exit status: 0 after a clean end, 1 after a crash."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        runner, port = await self._start()
+        if ready_file is not None:
+            _write_whole(ready_file, orjson.dumps({"pid": os.getpid(), "port": port, "process": self.process}))
+        log.info("started", process=self.process, stages=[s.name for s in self.stages], port=port)
+        crashed = await self._wait(stop)
+        log.info("stopping", process=self.process, crashed=crashed)
+        await self._stop()
+        await runner.cleanup()
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+        return 1 if crashed else 0
+
+    async def _start(self) -> tuple[web.AppRunner, int]:
+        await ensure_topics(
+            self.bootstrap, self.names, replication=self.settings.kafka.replication, wait_s=BROKER_WAIT_S
+        )
+        await self.sender.start()
+        checks = {}
+        if any(s.name == "retrieve" for s in self.stages):
+            self.view = self._new_view()
+            self.wiring.memory = self.view
+            await self.view.start()
+            await self.view.wait_ready(MEMORY_WAIT_S)
+            checks["memory"] = lambda: self.view is not None and self.view.ready
+        for stage in self.stages:
+            self._running.append(self._bind(stage))
+        health = Health(self.process, self.metrics, self._running, checks)
+        port = getattr(self.settings.workers, f"{self.process}_port")
+        serving = await serve_health(health, self.metrics, port)
+        await asyncio.gather(*(app.start() for app, _ in self._running))
+        return serving
+
+    def _bind(self, stage: Stage) -> tuple[StageApp, Owners | None]:
+        app = StageApp(stage, self.names, self.bootstrap, self.settings.kafka, self.metrics)
+        topics = self.names.consumed(stage)
+        if stage.shape is Shape.OWNER:
+            owners = self._owners(stage, app, topics[0])
+            app.bind_owners(owners, topics)
+            return app, owners
+        retry = Retry(attempts=self.settings.workers.retries)
+        guard = Guard(stage, self.wiring.handler(stage.name), self.sender, self.clock, self.metrics, retry)
+        if stage.shape is Shape.JOBS:
+            app.bind_jobs(guard, topics, self.settings.generation.slots)
+        else:
+            app.bind_each(guard, topics)
+        return app, None
+
+    def _owners(self, stage: Stage, app: StageApp, lead: str) -> Owners:
+        def is_mine(partition: int) -> bool:
+            return app.is_mine(lead, partition)
+
+        def make(partition: int) -> PartitionOwner:
+            return PartitionOwner(
+                stage,
+                partition,
+                self.wiring.keeper(stage.name),
+                self.sender,
+                self.bootstrap,
+                self.clock,
+                self.metrics,
+                is_mine=lambda: is_mine(partition),
+            )
+
+        return Owners(stage, make, is_mine, self.metrics)
+
+    def _new_view(self) -> MemoryView:
+        embedder = self.wiring.embedder
+        return MemoryView(
+            self.bootstrap,
+            self.sender,
+            self.clock,
+            self.metrics,
+            new_memory=self.wiring.new_memory,
+            embedder=embedder.name,
+            dimension=embedder.dimension,
+            folder=self.settings.snapshots_folder(self.name),
+            snapshot_every=self.settings.memory.snapshot_every,
+            snapshots_kept=self.settings.memory.snapshots_kept,
+        )
+
+    async def _wait(self, stop: asyncio.Event) -> bool:
+        """Until told to stop (False) or until an app has crashed (True)."""
+        while not stop.is_set():
+            if any(app.failed for app, _ in self._running):
+                return True
+            try:
+                await asyncio.wait_for(stop.wait(), CRASH_POLL_S)
+            except TimeoutError:
+                continue
+        return False
+
+    async def _stop(self) -> None:
+        """Consumers first (they finish and commit), then owners, memory, models, and the producer last."""
+        drain = self.settings.workers.drain_s
+        for app, owners in self._running:
+            try:
+                await asyncio.wait_for(app.stop(), drain)
+            except TimeoutError:
+                log.warning("drain_incomplete", stage=app.stage.name, open=app.open_deliveries())
+            if owners is not None:
+                await owners.stop()
+        if self.view is not None:
+            await self.view.stop()
+        await self.wiring.close()
+        await self.sender.stop()
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    """Readers see the whole file or none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    partial.write_bytes(content)
+    partial.replace(file)
