@@ -74,6 +74,7 @@ class Desk:
         """Fold a tombstone."""
         self._answered.pop(record_key, None)
         self._sessions.pop(record_key, None)
+        self._busy.discard(record_key)
 
     @property
     def in_flight(self) -> int:
@@ -287,7 +288,8 @@ class Desk:
             *history,
             Message(role="user", content=answer.request.question),
             Message(role="assistant", content=answer.generation.text),
-        )[-2 * self._rules.history_turns :]
+        )
+        grown = grown[max(0, len(grown) - 2 * self._rules.history_turns) :]
         while len(grown) > 2 and sum(len(m.content) for m in grown) > self._rules.history_chars:
             grown = grown[2:]
         return grown

@@ -18,6 +18,7 @@ from ruvllm.errors import (
     UnknownTier,
 )
 from ruvllm.schemas.flow import Origin, RatingAccepted, Request, Turn
+from ruvllm.schemas.ids import content_id
 from ruvllm.schemas.request import Ask, Message, Rate
 
 
@@ -43,11 +44,11 @@ async def accept_request(ask: Ask, origin: Origin, limits: Limits, clock: Clock)
     _check_tiers(ask, limits)
     if ask.reply_to is not None and ask.reply_to not in limits.reply_to:
         raise ReplyToNotAllowed(f"`reply_to` is {ask.reply_to!r}, which is not on the list")
-    session = ask.session or ask.request_id
+    request_id = _given_id(ask, "request_id") or _id_from(origin)
     return Turn(
         tenant=ask.tenant,
-        session=session,
-        request_id=ask.request_id,
+        session=ask.session or request_id,
+        request_id=request_id,
         time=now,
         deadline=_deadline(ask, now, limits),
         request=Request(
@@ -62,7 +63,7 @@ async def accept_request(ask: Ask, origin: Origin, limits: Limits, clock: Clock)
     )
 
 
-async def accept_feedback(rate: Rate, limits: Limits, clock: Clock) -> RatingAccepted:
+async def accept_feedback(rate: Rate, origin: Origin, limits: Limits, clock: Clock) -> RatingAccepted:
     """Validate feedback and key it to its request's session. Whether the request exists is judged later."""
     _check_tenant(rate.tenant, limits)
     return RatingAccepted(
@@ -70,13 +71,23 @@ async def accept_feedback(rate: Rate, limits: Limits, clock: Clock) -> RatingAcc
         session=rate.session or rate.request_id,
         request_id=rate.request_id,
         time=_event_time(rate.time, clock.now(), limits),
-        feedback_id=rate.feedback_id,
+        feedback_id=_given_id(rate, "feedback_id") or _id_from(origin),
         rating=rate.rating,
         score=rate.score,
         passed=rate.passed,
         correction=rate.correction,
         comment=rate.comment,
     )
+
+
+def _given_id(command: Ask | Rate, name: str) -> str | None:
+    """The id if the sender gave one. What reading filled in would be another at each delivery."""
+    return getattr(command, name) if name in command.model_fields_set else None
+
+
+def _id_from(origin: Origin) -> str:
+    """An id for a record that came without one: redelivered, it is the same."""
+    return content_id("at", origin.topic, str(origin.partition), str(origin.offset))
 
 
 def _check_tenant(tenant: str, limits: Limits) -> None:

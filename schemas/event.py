@@ -19,7 +19,14 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", arbitrary_types_allowed=True)
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(lambda t: t.astimezone(UTC))]
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:  # year 1 or 9999, and an offset that leads out of it
+        raise ValueError("is not a year from 1 to 9999 in UTC") from error
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A moment with an offset, kept in UTC. A time without an offset is refused."""
 
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]

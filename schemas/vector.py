@@ -24,7 +24,10 @@ def decode_vector(value: Any) -> Float32s:
         if len(raw) % 4:
             raise ValueError(f"a vector of {len(raw)} bytes is not a whole number of float32")
         return np.frombuffer(raw, dtype="<f4")
-    array = np.array(value, dtype=np.float32)
+    try:
+        array = np.array(value, dtype=np.float32)
+    except TypeError as error:  # an object among the numbers
+        raise ValueError(f"not a vector: {error}") from error
     if array.ndim != 1:
         raise ValueError(f"a vector has one dimension, not {array.ndim}")
     array.flags.writeable = False

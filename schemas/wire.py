@@ -8,6 +8,7 @@ with request, session and tenant beside them: a failure is answered without deco
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -70,14 +71,19 @@ def decode(kinds: tuple[type[E], ...], raw: bytes | None, kind: str | None = Non
         cls = kinds[0]
     if cls is None:
         wanted = ", ".join(c.kind for c in kinds)
-        raise InvalidRequest(f"the record's kind is {name!r}, expected one of: {wanted}")
-    version = body.get("version", 1)
-    if isinstance(version, int) and version > cls.current_version:
-        raise UnsupportedVersion(f"{cls.kind} version {version} is newer than {cls.current_version}")
+        raise InvalidRequest(f"the record's kind is {reprlib.repr(name)}, expected one of: {wanted}")
+    _check_version(cls, body.get("version"))  # first: a newer version's fields may not fit
     try:
-        return cls.model_validate(body)
+        event = cls.model_validate(body)
     except ValidationError as error:
         raise InvalidRequest(f"{cls.kind}: {_first_problem(error)}") from error
+    _check_version(cls, event.version)  # again: it may have been written as "2" or 2.0
+    return event
+
+
+def _check_version(cls: type[Event], version: object) -> None:
+    if isinstance(version, int) and version > cls.current_version:
+        raise UnsupportedVersion(f"{cls.kind} version {version} is newer than {cls.current_version}")
 
 
 def _object(raw: bytes | None) -> dict[str, Any]:
@@ -96,8 +102,7 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"]) or "the event"
-    shown = repr(first.get("input"))
-    value = shown if len(shown) <= 80 else shown[:77] + "..."
+    value = reprlib.repr(first.get("input"))  # bounded in length and in depth, whatever was sent
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"field `{where}`: {first['msg']}, got {value}{more}"
 
@@ -134,7 +139,10 @@ def event_id(event: Event) -> str:
             return f"{event.kind}/{value}"
     if isinstance(event, RequestEvent):
         return content_id("ev", event.kind, event.tenant, event.session, event.request_id)
-    return content_id("ev", event.kind, event.partition_key, event.time.isoformat() if event.time else "")
+    time = event.time.isoformat() if event.time else ""
+    if isinstance(event, request.Ask):  # one session may ask twice at the same moment
+        return content_id("ev", event.kind, event.partition_key, event.request_id, time)
+    return content_id("ev", event.kind, event.partition_key, time)
 
 
 def kind_of(headers: Mapping[str, bytes]) -> str | None:

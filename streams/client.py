@@ -18,9 +18,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError
+from pydantic import ValidationError
 
 from ruvllm.agents.outbox import Emit
-from ruvllm.errors import BrokerUnavailable, DeadlineExceeded, RuvllmError
+from ruvllm.errors import BrokerUnavailable, DeadlineExceeded, InvalidRequest, RuvllmError
 from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import PutDocument, RemoveDocument
 from ruvllm.schemas.request import Ask, Constraints, Message, Rate, Response
@@ -54,7 +55,6 @@ class Client:
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[tuple[str, str], asyncio.Future[Response]] = {}
-        self._arrived: asyncio.Queue[Response] = asyncio.Queue()
 
     async def __aenter__(self) -> Client:
         try:
@@ -149,11 +149,12 @@ class Client:
             prompt=prompt,
             messages=tuple(messages),
             tags=tags or {},
-            constraints=Constraints(**constraints),
+            constraints=_constraints(constraints),
         )
+        sender = self._started()
         key = (session or ask.request_id, ask.request_id)
         self._waiting.setdefault(key, asyncio.get_running_loop().create_future())
-        await self._started().send([Emit(ask)])
+        await sender.send([Emit(ask)])
         return ask.request_id
 
     async def response(
@@ -180,9 +181,15 @@ class Client:
                 self._waiting.pop(key, None)
 
     async def responses(self) -> AsyncIterator[Response]:
-        """The responses to this client's submissions as they come, until none is outstanding."""
-        while any(not future.done() for future in self._waiting.values()) or not self._arrived.empty():
-            yield await self._arrived.get()
+        """The responses to this client's submissions as they come, until none is outstanding.
+
+        Each is handed out once: what `response` or `ask` has given does not come again.
+        """
+        while self._waiting:
+            await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+            for key in [key for key, future in self._waiting.items() if future.done()]:
+                if (future := self._waiting.pop(key, None)) is not None:
+                    yield future.result()
 
     async def feedback(
         self,
@@ -225,12 +232,29 @@ class Client:
             future = self._waiting.get((session, request_id))
             if future is None or future.done():
                 continue
-            response = decode((Response,), message.value)
+            try:
+                response = decode((Response,), message.value)
+            except InvalidRequest as error:  # say so to whoever waits, and read on
+                future.set_exception(error)
+                continue
             if response.tenant == self._tenant:
                 future.set_result(response)
-                self._arrived.put_nowait(response)
 
     def _started(self) -> Sender:
         if self._sender is None:
             raise RuvllmError("the client is not started", hint="Use `async with Client() as client:`.")
         return self._sender
+
+
+def _constraints(given: dict[str, Any]) -> Constraints:
+    """Keywords as constraints. Raises InvalidRequest: on the wire an unknown field is ignored, here it is a slip."""
+    unknown = sorted(given.keys() - Constraints.model_fields.keys())
+    if unknown:
+        raise InvalidRequest(
+            f"there is no constraint {unknown[0]!r}", hint=f"There are: {', '.join(Constraints.model_fields)}."
+        )
+    try:
+        return Constraints(**given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InvalidRequest(f"constraint `{problem['loc'][0]}` = {problem['input']!r}: {problem['msg']}") from error

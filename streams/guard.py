@@ -8,7 +8,7 @@ It raises nothing but cancellation, so no record is skipped and none is lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,11 @@ class Retry:
     longest_s: float = 5.0
 
 
+def kinds_by_topic(stage: Stage, names: Names) -> dict[str, tuple[type[Event], ...]]:
+    """Kafka topic -> what travels in it: where that is one kind, a body need not name it."""
+    return {kafka: topic(name).events for name in stage.consumes for kafka in names.topics(name)}
+
+
 def stage_events(stage: Stage) -> tuple[type[Event], ...]:
     """Every kind of event that a stage consumes."""
     return tuple(event for name in stage.consumes for event in topic(name).events)
@@ -76,35 +81,42 @@ class Guard:
         self._clock = clock
         self._metrics = metrics
         self._retry = retry
-        self._kinds = stage_events(stage)
+        self._kinds = kinds_by_topic(stage, sender.names)
 
     async def handle(self, record: Record) -> None:
         """Everything that one record causes. See the module's invariant."""
+        tries = 0
         try:
-            event = read(record, self._kinds)
-            outputs = await self._attempts(event, record)
+            event = read(record, self._kinds[record.topic])
+            async for attempt in self._attempts():
+                with attempt:
+                    tries = attempt.num
+                    outputs = await self._once(event, record, tries)
         except Exception as error:  # the last place where any failure of a stage can be met
-            await give_up(record, error, self.stage, self._sender, self._clock, self._metrics)
+            await give_up(record, error, self.stage, self._sender, self._clock, self._metrics, attempt=max(1, tries))
             return
         await self._sender.send([Emit(e) for e in outputs], parent=record.headers)
         reach("passed")
         self._metrics.handled.labels(self.stage.name, "done").inc()
 
-    async def _attempts(self, event: Event, record: Record) -> Sequence[Event]:
-        async for attempt in stamina.retry_context(
-            on=may_pass,
-            attempts=self._retry.attempts,
-            timeout=None,
-            wait_initial=self._retry.first_s,
-            wait_max=self._retry.longest_s,
-            wait_jitter=self._retry.first_s,
-        ):
-            with attempt:
-                if attempt.num > 1:
-                    self._metrics.retries.labels(self.stage.name).inc()
-                started = time.perf_counter()
-                result = await self._handler(event, record.origin)
-                elapsed_s = time.perf_counter() - started
+    def _attempts(self) -> AsyncIterator[stamina.Attempt]:
+        return aiter(
+            stamina.retry_context(
+                on=may_pass,
+                attempts=self._retry.attempts,
+                timeout=None,
+                wait_initial=self._retry.first_s,
+                wait_max=self._retry.longest_s,
+                wait_jitter=self._retry.first_s,
+            )
+        )
+
+    async def _once(self, event: Event, record: Record, attempt: int) -> Sequence[Event]:
+        if attempt > 1:
+            self._metrics.retries.labels(self.stage.name).inc()
+        started = time.perf_counter()
+        result = await self._handler(event, record.origin)
+        elapsed_s = time.perf_counter() - started
         self._metrics.seconds.labels(self.stage.name).observe(elapsed_s)
         outputs = [result] if isinstance(result, Event) else list(result)
         return [timed(e, self.stage.name, elapsed_s) for e in outputs]
@@ -123,19 +135,29 @@ def timed(event: Event, stage: str, elapsed_s: float) -> Event:
 
 
 async def give_up(
-    record: Record, error: BaseException, stage: Stage, sender: Sending, clock: Clock, metrics: Metrics
+    record: Record,
+    error: BaseException,
+    stage: Stage,
+    sender: Sending,
+    clock: Clock,
+    metrics: Metrics,
+    *,
+    attempt: int = 1,
 ) -> None:
-    """Keep the bytes of what could not be handled, and tell the desk if a request waits for it."""
+    """Keep the bytes of what could not be handled, and tell the desk if a request waits for it.
+
+    `attempt`: how many were made.
+    """
     if not isinstance(error, RuvllmError):
         log.error("stage_failed", stage=stage.name, topic=record.topic, offset=record.offset, exc_info=error)
     kept = not isinstance(error, RuvllmError) or error.dead_letter
     records = []
     code = error.code if isinstance(error, RuvllmError) else "internal_error"
     if kept:
-        records.append(dead_letter(record, error, stage=stage.name, attempt=1, names=sender.names))
+        records.append(dead_letter(record, error, stage=stage.name, attempt=attempt, names=sender.names))
         metrics.dead_letters.labels(stage.name, code).inc()
     await sender.write(records)
-    failure = failure_of(record, error, stage=stage.name, time=clock.now())
+    failure = failure_of(record, error, stage=stage.name, time=clock.now(), names=sender.names)
     if failure is not None:
         await sender.send([Emit(failure)], parent=record.headers)
     log.info(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import ValidationError
 
 from ruvllm.agents.outbox import Emit
 from ruvllm.errors import InvalidDocument, RuvllmError
@@ -40,16 +41,26 @@ def documents_in(paths: Iterable[Path], *, tenant: str = "default") -> list[PutD
     that is missing, of another kind, or not UTF-8.
     """
     found: dict[str, PutDocument] = {}
+    files_by_name: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
             raise InvalidDocument(f"{path} does not exist", hint="Name a file or a folder of documents.")
-        files = sorted(f for f in path.rglob("*") if f.suffix in MEDIA_TYPES) if path.is_dir() else [path]
+        files = sorted(f for f in path.rglob("*") if _is_document(f)) if path.is_dir() else [path]
         if not files:
             raise InvalidDocument(f"{path} holds no document: {', '.join(MEDIA_TYPES)}")
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            if files_by_name.setdefault(name, file.resolve()) != file.resolve():
+                raise InvalidDocument(
+                    f"{files_by_name[name]} and {file} would both be document {name!r}",
+                    hint="Name the folder that holds both: a document's id is its path below it.",
+                )
             found[name] = _put(file, name, tenant)
     return list(found.values())
+
+
+def _is_document(path: Path) -> bool:
+    return path.suffix in MEDIA_TYPES and path.is_file()
 
 
 def _put(file: Path, name: str, tenant: str) -> PutDocument:
@@ -62,7 +73,13 @@ def _put(file: Path, name: str, tenant: str) -> PutDocument:
         raise InvalidDocument(
             f"{file} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
         ) from error
-    return PutDocument(tenant=tenant, time=datetime.now(UTC), document_id=name, media_type=kind, content=content)
+    try:
+        return PutDocument(tenant=tenant, time=datetime.now(UTC), document_id=name, media_type=kind, content=content)
+    except ValidationError as error:
+        raise InvalidDocument(
+            f"{file} cannot be sent as document {name!r}: {error.errors()[0]['msg']}",
+            hint="An id has 1 to 128 characters and no control characters: rename the file, or name a folder below.",
+        ) from error
 
 
 async def ingest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -29,6 +30,16 @@ class OncePer(logging.Filter):
         return True
 
 
+class JsonLine(logging.Formatter):
+    """A library's line as one JSON object, whatever stands in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
 def configure_logs(level: str = "INFO") -> None:
     """Send our events and libraries' warnings to standard error."""
     structlog.configure(
@@ -45,7 +56,7 @@ def configure_logs(level: str = "INFO") -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(OncePer())
-    handler.setFormatter(logging.Formatter('{"level": "%(levelname)s", "logger": "%(name)s", "event": "%(message)s"}'))
+    handler.setFormatter(JsonLine())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -80,7 +80,7 @@ class Processes:
 
     def start(self, processes: Sequence[Process] = PROCESSES) -> None:
         """Start those that do not run; returns when all are ready. Raises RuvllmError with the log's end."""
-        started = {p: self._spawn(p) for p in processes if not self.state(p).running}
+        started = {p: self.spawn(p) for p in processes if not self.state(p).running}
         give_up_at = time.monotonic() + START_LIMIT_S
         for process in processes:
             while not self.state(process).ready:
@@ -123,12 +123,23 @@ class Processes:
         except FileNotFoundError:
             return "(no log)"
 
-    def _spawn(self, process: Process) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, process: Process, name: str | None = None, *, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start one process in the background and return at once; its log is appended to."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        flags = [part for name, value in self._flags.items() for part in ("--set", f"{name}={value}")]
-        command = [sys.executable, "-m", "ruvllm.streams.cli", *flags, "worker", process]
-        with self.log_file(process).open("wb") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        name = name or process
+        flags = [part for key, value in self._flags.items() for part in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-m", "ruvllm.streams.cli", *flags, "worker", process, "--name", name]
+        with self.log_file(name).open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
 
     def _locked(self, process: str) -> bool:
         path = self.folder / f"{process}.lock"

@@ -16,6 +16,8 @@ from ruvllm.schemas.wire import encode, headers
 from ruvllm.streams.topology import Names
 
 MAX_ID_CHARS = 128
+NOBODY_WAITS = ("feedback.submitted", "rating.accepted", "document.submitted")
+"""Topics whose records may name a request without being on the way to its answer."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,14 @@ def dead_letter(record: Record, error: BaseException, *, stage: str, attempt: in
     )
 
 
-def failure_of(record: Record, error: BaseException, *, stage: str, time: Any) -> Failed | None:
-    """The terminal failure of the request that a record belongs to, or None if it names none.
+def failure_of(record: Record, error: BaseException, *, stage: str, time: Any, names: Names) -> Failed | None:
+    """The terminal failure of the request that a record is a step of, or None if there is none.
 
     The ids are taken from the headers, else from whatever of the body can be read. `origin` is set
     for a submission that intake refuses: it was never admitted.
     """
+    if any(record.topic == names.topic(name) for name in NOBODY_WAITS):
+        return None
     ids = {name: _header(record, name) for name in ("tenant", "session", "request-id")}
     body = _readable(record.value)
     request_id = ids["request-id"] or _text(body, "request_id")
@@ -104,7 +108,8 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def _is_id(text: str) -> bool:
-    return 0 < len(text) <= MAX_ID_CHARS and text.isprintable()
+    """As `schemas.event.Identifier`: what passes there must be found again here."""
+    return 0 < len(text) <= MAX_ID_CHARS and not any(c < " " or c == "\x7f" for c in text)
 
 
 def _readable(value: bytes | None) -> Mapping[str, Any]:

@@ -97,7 +97,9 @@ class Settings(Section):
     """All settings. `ruvllm config` prints them with their origin."""
 
     profile: Literal["small", "tiny", "lfm2"] = "small"
-    home: Path = Field(default=Path("~/.ruvllm"), description="models, broker data, snapshots, process files")
+    home: Path = Field(
+        default=Path("~/.ruvllm"), validate_default=True, description="models, broker data, snapshots, process files"
+    )
     models: Path | None = Field(default=None, description="model files, if not in <home>/models")
     kafka: KafkaSettings = KafkaSettings()
     limits: LimitSettings = LimitSettings()
@@ -183,7 +185,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     known = set(setting_names())
     for name, value in environ.items():
         path = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-        if name.startswith(ENV_PREFIX) and path in known:
+        if name.startswith(ENV_PREFIX) and (path in known or "__" in name):
             pairs[path] = value
     return pairs
 
@@ -192,7 +194,9 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
-    if isinstance(value, str) and value[:1] in "[{":
+        if not isinstance(tree, dict):
+            raise InvalidConfiguration(f"{parent} = {tree!r} is given beside {path}: it is a section, not a value")
+    if isinstance(value, str) and value.startswith(("[", "{")):
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError as error:

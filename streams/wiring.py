@@ -159,7 +159,7 @@ class Wiring:
         if isinstance(event, Ask):
             return await accept_request(event, origin, self.limits, self.clock)
         assert isinstance(event, Rate)
-        return await accept_feedback(event, self.limits, self.clock)
+        return await accept_feedback(event, origin, self.limits, self.clock)
 
     async def _retrieve(self, event: Event, _: Origin) -> Event:
         assert isinstance(event, Admitted)

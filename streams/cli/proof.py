@@ -1,13 +1,79 @@
-"""Commands that measure and prove: demo, bench, eval, faults."""
+"""Commands that measure and prove: bench, eval, faults."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+from rich.console import Console
+
+from ruvllm.streams.cli.context import of, run
+from ruvllm.streams.cli.service import broker_of
 
 bench_app = typer.Typer(help="Figures of speed, each beside its baseline.", no_args_is_help=True)
 eval_app = typer.Typer(help="Figures of quality, each beside its control.", no_args_is_help=True)
 
+Json = Annotated[Path | None, typer.Option("--json", help="write the whole report to this file")]
+Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
+
 
 def register(app: typer.Typer) -> None:
+    app.command()(faults)
     app.add_typer(bench_app, name="bench")
     app.add_typer(eval_app, name="eval")
+
+
+def running_broker(context: typer.Context) -> str:
+    """Where the configured broker answers; it is started if it is ours and does not run."""
+    broker = broker_of(of(context).settings)
+    if broker.kind != "external":
+        broker.start()
+    return str(broker.bootstrap)
+
+
+def finish(console: Console, report: dict[str, Any], file: Path | None, shown: tuple[str, ...]) -> None:
+    """Print the chosen results, and write the report."""
+    from ruvllm.streams.proof.report import write_report
+
+    for name in shown:
+        console.print(f"{name}: {report[name]}", markup=False)
+    write_report(file, report)
+
+
+@bench_app.command("pipeline")
+def pipeline(
+    context: typer.Context,
+    requests: Annotated[int, typer.Option(min=10)] = 300,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """The answer path with instant handlers beside the same hops and transactions in bare aiokafka."""
+    from ruvllm.streams.proof.bench_pipeline import bench_pipeline
+
+    found = run(bench_pipeline(running_broker(context), requests=requests, seed=seed))
+    finish(of(context).console, found, json, ("flow_ms", "raw_ms", "ratio_p50", "ratio_p95", "handlers_ms"))
+
+
+def faults(
+    context: typer.Context,
+    requests: Annotated[int, typer.Option(min=1)] = 200,
+    sessions: Annotated[int, typer.Option(min=1)] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="of each kind")] = 2,
+    kills: Annotated[int, typer.Option(min=0, help="SIGKILLs at random moments")] = 12,
+    aimed: Annotated[int, typer.Option(min=0, help="SIGKILLs between a transaction's send and its commit")] = 8,
+    zombies: Annotated[int, typer.Option(min=0, help="freezes there, until the partitions have moved")] = 3,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """Kill and freeze workers while requests come in, then count. Exit status 1 if anything is amiss."""
+    from ruvllm.streams.proof.corpus import demo_folder
+    from ruvllm.streams.proof.faults import Plan, run_faults
+
+    console = of(context).console
+    plan = Plan(requests, sessions, workers, kills, aimed, zombies, seed)
+    found = run(run_faults(running_broker(context), demo_folder() / "corpus", plan, say=console.print))
+    counts = ("lost", "answered_twice", "effects_lost", "effects_doubled", "order_inversions", "errors")
+    finish(console, found, json, ("seed", "kills", "requests", *counts, "fold_equal", "findings", "seconds"))
+    if any(found[name] for name in counts) or not found["fold_equal"]:
+        raise typer.Exit(1)

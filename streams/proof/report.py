@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -60,6 +61,6 @@ def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
     ordered = sorted(seconds)
 
     def rank(share: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 2)
+        return round(ordered[math.ceil(share * len(ordered)) - 1] * 1000, 2)
 
     return {"p50": round(statistics.median(ordered) * 1000, 2), "p95": rank(0.95), "p99": rank(0.99)}

@@ -1,0 +1,35 @@
+"""How strong an edge is: a strength s that adds up and decays, seen as a weight w in [0, 1).
+
+Strengths add, so the order in which they arrive does not matter; the weight is only ever read.
+
+    w(s)    = 1 - exp(-max(s, 0))           weight
+    s(w)    = -ln(1 - w)                    its inverse, for the weight at birth
+    s(t)    = s0 * 2^(-(t - t0) / h)        half-life decay, h in seconds
+
+DESIGN section 5 is the source of all three.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ruvllm.errors import InvalidRequest
+
+DEFAULT_BIRTH_WEIGHT = 0.5
+
+
+def weight(strength: float) -> float:
+    """w = 1 - exp(-max(s, 0)): 0 for no or negative strength, towards 1 for much."""
+    return -math.expm1(-max(strength, 0.0))
+
+
+def strength_at_birth(birth_weight: float = DEFAULT_BIRTH_WEIGHT) -> float:
+    """s = -ln(1 - w), the inverse of `weight`. Raises InvalidRequest unless 0 <= w < 1."""
+    if not 0.0 <= birth_weight < 1.0:
+        raise InvalidRequest(f"an edge's weight at birth lies in [0, 1), got {birth_weight}")
+    return -math.log1p(-birth_weight)
+
+
+def decayed(strength: float, elapsed_s: float, half_life_s: float) -> float:
+    """s * 2^(-elapsed / half-life). Time before birth (a clock that lags) counts as none."""
+    return strength * math.exp2(-max(elapsed_s, 0.0) / half_life_s)

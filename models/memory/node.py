@@ -1,0 +1,93 @@
+"""What memory holds: nodes (a passage and its vector) and edges between them.
+
+Both are immutable. Two nodes with the same fields have the same record and vector bytes, which is
+what digests and snapshots are made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+Float32s = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One passage. `vector` is (d,) float32, of unit length, or zero if nothing could be read in it.
+
+    A writable vector is copied, so that nobody can change it later; a read-only one is shared.
+    `created_at` is event time in seconds since the epoch.
+    """
+
+    node_id: str
+    tenant: str
+    kind: str
+    title: str
+    text: str
+    document_id: str | None
+    position: int
+    metadata: Mapping[str, str]
+    embedder: str
+    vector: Float32s = field(repr=False)
+    created_at: float
+
+    def __post_init__(self) -> None:
+        vector = np.ascontiguousarray(self.vector, dtype=np.float32)
+        if vector.flags.writeable:
+            vector = vector.copy()
+            vector.flags.writeable = False
+        object.__setattr__(self, "vector", vector)
+
+    def record(self) -> dict[str, Any]:
+        """Every field but the vector, as JSON knows it."""
+        return {name: getattr(self, name) for name in _NODE_FIELDS} | {"metadata": dict(self.metadata)}
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A relation of two nodes of one tenant. `birth_weight` is w in [0, 1) at `born_at` (seconds)."""
+
+    edge_id: str
+    tenant: str
+    source: str
+    target: str
+    relation: str
+    birth_weight: float
+    born_at: float
+
+    def record(self) -> dict[str, Any]:
+        """Every field, as JSON knows it."""
+        return {name: getattr(self, name) for name in _EDGE_FIELDS}
+
+    def other(self, node_id: str) -> str:
+        """The end that is not `node_id`."""
+        return self.target if node_id == self.source else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything at one moment, in canonical order: by tenant, then id."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    def digest(self) -> str:
+        """SHA-256 over all fields and vector bytes, in hexadecimal."""
+        sha = hashlib.sha256()
+        for node in self.nodes:
+            sha.update(orjson.dumps(node.record(), option=orjson.OPT_SORT_KEYS))
+            sha.update(node.vector.astype("<f4", copy=False).tobytes())
+        for edge in self.edges:
+            sha.update(orjson.dumps(edge.record(), option=orjson.OPT_SORT_KEYS))
+        return sha.hexdigest()
+
+
+_NODE_FIELDS = tuple(f.name for f in fields(Node) if f.name != "vector")
+_EDGE_FIELDS = tuple(f.name for f in fields(Edge))

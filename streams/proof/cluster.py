@@ -1,0 +1,107 @@
+"""A small installation of its own for benches and faults: several workers of a kind, on one broker.
+
+Its topics have a prefix of their own and its files a folder of their own, so it meets nothing else.
+Every process started here is stopped here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruvllm.errors import RuvllmError
+from ruvllm.schemas.ids import new_id
+from ruvllm.streams.processes import Processes
+from ruvllm.streams.settings import Settings, load_settings
+from ruvllm.streams.topology import Process
+
+READY_LIMIT_S = 120.0
+
+
+@dataclass
+class Member:
+    """A worker process that is to be alive."""
+
+    process: Process
+    name: str
+    child: subprocess.Popen[bytes]
+    fault: str | None = None
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.child.poll() is None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is stopped by a signal (state T of /proc)."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except FileNotFoundError:
+            return False
+
+
+@dataclass
+class Cluster:
+    """Workers by name. Use as a context manager."""
+
+    bootstrap: str
+    flags: Mapping[str, str]
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ruvllm-cluster-")))
+    members: dict[str, Member] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ports = {f"workers.{p}_port": "0" for p in ("answer", "pool", "learn")}
+        own = {"home": str(self.folder), "kafka.prefix": f"t{new_id().lower()[-10:]}"}
+        self.all_flags = {**ports, **own, "kafka.bootstrap_servers": self.bootstrap, **self.flags}
+        self.processes = Processes(self.settings, self.all_flags)
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.all_flags)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def spawn(self, process: Process, name: str, *, fault: str | None = None) -> Member:
+        """Start a worker; `fault` arms a fault point in it."""
+        environment = {"RUVLLM_FAULT": fault} if fault else {}
+        member = Member(process, name, self.processes.spawn(process, name, environment=environment), fault)
+        self.members[name] = member
+        return member
+
+    async def until_ready(self, *names: str, limit_s: float = READY_LIMIT_S) -> None:
+        """Until workers are ready (all of them, if none is named). Raises RuvllmError with a log's end."""
+        give_up_at = time.monotonic() + limit_s
+        for name in names or tuple(self.members):
+            while not (await asyncio.to_thread(self.processes.state, name)).ready:
+                if not self.members[name].alive or time.monotonic() > give_up_at:
+                    raise RuvllmError(f"worker {name} did not become ready:\n{self.processes.tail(name)}")
+                await asyncio.sleep(0.1)
+
+    def close(self) -> None:
+        """Stop everything that was started here."""
+        living = [m for m in self.members.values() if m.alive]
+        for member in living:
+            os.kill(member.pid, signal.SIGCONT)
+            os.kill(member.pid, signal.SIGTERM)
+        give_up_at = time.monotonic() + 40
+        for member in living:
+            try:
+                member.child.wait(max(0.1, give_up_at - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                member.child.kill()
+                member.child.wait()
