@@ -84,7 +84,7 @@ def asyncapi(names: Names) -> dict[str, Any]:
         "info": {
             "title": "RuvLLM",
             "version": "1",
-            "description": "A self-learning LLM service: requests in, answers out, all learned state a fold of the log.",
+            "description": "Requests in, answers out; all learned state is a fold of the log.",
             "license": {"name": "MIT"},
         },
         "defaultContentType": "application/json",

@@ -15,7 +15,7 @@ from ruvllm.errors import RuvllmError
 from ruvllm.streams.model_files import ModelStore, packaged_catalogue
 from ruvllm.streams.settings import Settings
 from ruvllm.streams.topics import admin, topic_states
-from ruvllm.streams.topology import Names
+from ruvllm.streams.wiring import names_of
 
 DISK_GB = 5.0
 
@@ -65,9 +65,7 @@ def _broker(settings: Settings, bootstrap: Callable[[], str]) -> list[Finding]:
         servers = bootstrap()
     except RuvllmError as error:
         return [Finding("kafka", False, error.message, error.hint)]
-    kafka = settings.kafka
-    tiers = tuple(t.tier for t in packaged_catalogue().profile(settings.profile).tiers)
-    names = Names(kafka.prefix, tiers, kafka.partitions)
+    names = names_of(settings)
 
     async def look() -> list[Finding]:
         try:

@@ -40,6 +40,12 @@ ROUTER_SEED = 20190108
 """Of the untrained checkpoint: every installation starts from the same one."""
 
 
+def names_of(settings: Settings) -> Names:
+    """The topics and groups of an installation, those of its profile's tiers included."""
+    tiers = packaged_catalogue().profile(settings.profile).tiers
+    return Names(settings.kafka.prefix, tuple(t.tier for t in tiers), settings.kafka.partitions)
+
+
 class Wiring:
     """The resources of one process and the handlers that are bound to them."""
 
@@ -64,8 +70,7 @@ class Wiring:
 
     @cached_property
     def names(self) -> Names:
-        kafka = self.settings.kafka
-        return Names(kafka.prefix, self.tiers, kafka.partitions)
+        return names_of(self.settings)
 
     @cached_property
     def store(self) -> ModelStore:

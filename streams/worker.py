@@ -67,8 +67,6 @@ class Worker:
         log.info("stopping", process=self.process, crashed=crashed)
         await self._stop()
         await runner.cleanup()
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
         return 1 if crashed else 0
 
     async def _start(self) -> tuple[web.AppRunner, int]:

@@ -199,10 +199,10 @@ def _load_graph(
         if not file.exists() or _sha256(file) != hashes[name]:
             log.warning("index is built again", snapshot=str(snapshot), reason=f"{name} is damaged or missing")
             return
-    keys: list[str | None] = orjson.loads((snapshot / graph["keys"]).read_bytes())
+    keys: list[list[str]] = orjson.loads((snapshot / graph["keys"]).read_bytes())
     by_id = {n.node_id: n.vector for n in nodes if (n.tenant, n.kind) == (graph["tenant"], graph["kind"])}
     nothing = np.zeros(memory.dimension, np.float32)
-    vectors = np.stack([nothing if key is None else by_id[key] for key in keys])
+    vectors = np.stack([by_id[group[0]] if group else nothing for group in keys])
     try:
         memory.index(graph["tenant"], graph["kind"]).load_graph(snapshot / graph["graph"], keys, vectors)
     except RuntimeError as error:  # written by a version of hnswlib that this one cannot read

@@ -1,13 +1,15 @@
 """The nearest of many unit vectors: an exact scan while they are few, HNSW when they are many.
 
 Invariant: results come best first, ties by key (over the graph: among what its beam found), and a
-similarity is computed the same way whichever path found the key. Row r of the matrix is label r of
-the graph; a removed key's row is used again.
-HNSW: Malkov and Yashunin 2018, by hnswlib. Not safe for threads: `store.Memory` holds a lock.
+similarity is computed the same way whichever path found the key. Equal vectors share one row, which is
+row r of the matrix and label r of the graph: hundreds of copies of one passage (a licence, a footer)
+would link to each other only, and searches that enter there would never come out. A row without keys is
+used again. HNSW: Malkov and Yashunin 2018, by hnswlib. Not safe for threads: `store.Memory` holds a lock.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,9 @@ SCAN_ERROR = 3e-5  # bound on the float32 rounding of a dot product of two 384-w
 class VectorIndex:
     """Keys with unit vectors. A zero vector is accepted and never found.
 
-    `exact_below`: under so many live vectors a scan is both exact and quick (2,000: 0.2 ms). At that
-    number the graph is built once (0.3 s) and grows from there; replacing a vector in it costs fifteen
-    times an addition, and its recall holds under such churn.
+    `exact_below`: under so many distinct vectors a scan is both exact and quick (2,000: 0.2 ms). At that
+    number the graph is built once (0.3 s) and grows from there; using a row again costs fifteen times a
+    new one, and recall holds under such churn.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class VectorIndex:
         self._ef_construction = ef_construction
         self._seed = seed
         self._vectors: Float32s = np.zeros((0, dimension), np.float32)
-        self._keys: list[str | None] = []  # by row; None: free
-        self._rows: dict[str, int] = {}
+        self._keys: list[set[str]] = []  # by row; empty: the row is free
+        self._rows: dict[str, int] = {}  # by key
+        self._rows_by_content: dict[bytes, int] = {}
         self._free: list[int] = []
         self._graph: Any = None
 
     def __len__(self) -> int:
-        """The vectors that can be found: zero vectors are not among them."""
+        """The keys that can be found: those with a zero vector are not among them."""
         return len(self._rows)
 
     def __contains__(self, key: object) -> bool:
@@ -66,20 +69,24 @@ class VectorIndex:
         """Put or replace n distinct keys with their (n, d) vectors. Raises InvalidRequest on another shape."""
         if vectors.shape != (len(keys), self.dimension):
             raise InvalidRequest(f"{len(keys)} keys need vectors {(len(keys), self.dimension)}, got {vectors.shape}")
-        rows = []
+        fresh: dict[int, None] = {}  # rows with a new vector, in order
         for key, vector in zip(keys, vectors, strict=True):
-            if not vector.any():
-                self.remove(key)
-                continue
-            row = self._rows.get(key)
-            if row is not None and np.array_equal(self._vectors[row], vector):
+            content = _fingerprint(vector)
+            known = self._rows.get(key)
+            if known is not None and known == self._rows_by_content.get(content):
                 continue  # a redelivery costs nothing
-            row = self._new_row(key) if row is None else row
-            self._vectors[row] = vector
-            rows.append(row)
+            self.remove(key)
+            if vector.any():
+                row = self._rows_by_content.get(content)
+                if row is None:
+                    row = self._rows_by_content[content] = self._free_row()
+                    self._vectors[row] = vector
+                    fresh[row] = None
+                self._keys[row].add(key)
+                self._rows[key] = row
         if self._graph is not None:
-            self._into_graph(rows)
-        elif len(self) >= self._exact_below:
+            self._into_graph([row for row in fresh if self._keys[row]])
+        elif len(self._rows_by_content) >= self._exact_below:
             self._build_graph()
 
     def remove(self, key: str) -> None:
@@ -87,10 +94,12 @@ class VectorIndex:
         row = self._rows.pop(key, None)
         if row is None:
             return
-        self._keys[row] = None
-        self._free.append(row)
-        if self._graph is not None:
-            self._graph.mark_deleted(row)
+        self._keys[row].discard(key)
+        if not self._keys[row]:
+            del self._rows_by_content[_fingerprint(self._vectors[row])]
+            self._free.append(row)
+            if self._graph is not None:
+                self._graph.mark_deleted(row)
 
     def search(
         self, vector: Float32s, k: int, *, ef: int | None = None, among: Collection[str] | None = None
@@ -105,12 +114,12 @@ class VectorIndex:
         if k <= 0 or not self._rows or not np.any(vector):
             return []
         if among is not None:
-            rows = np.array(sorted(self._rows[key] for key in set(among) if key in self._rows), np.int64)
-        elif self._graph is None or len(self) < self._exact_below:
-            rows = self._live_rows()
-        else:
-            return self._ranked(self._beam(vector, max(k, ef or max(64, 2 * k))), vector)[:k]
-        return self._ranked(self._nearest_by_scan(rows, vector, k), vector)[:k]
+            wanted = self._rows.keys() & set(among)
+            rows = np.array(sorted({self._rows[key] for key in wanted}), np.int64)
+            return self._ranked(self._nearest_by_scan(rows, vector, k), vector, wanted)[:k]
+        if self._graph is None or len(self._rows_by_content) < self._exact_below:
+            return self._ranked(self._nearest_by_scan(self._live_rows(), vector, k), vector)[:k]
+        return self._ranked(self._beam(vector, max(k, ef or max(64, 2 * k))), vector)[:k]
 
     def _nearest_by_scan(self, rows: Rows, vector: Float32s, k: int) -> Rows:
         """Of `rows` (ascending), all that may be among the k best and few others."""
@@ -122,24 +131,25 @@ class VectorIndex:
         near: Rows = rows[similarities >= kth_best - SCAN_ERROR]
         return near
 
-    def _ranked(self, rows: Rows, vector: Float32s) -> list[tuple[str, float]]:
-        # float64 and row by row: equal vectors tie exactly, wherever they stand in the matrix, which a
-        # blocked matrix product does not promise.
+    def _ranked(self, rows: Rows, vector: Float32s, wanted: Collection[str] | None = None) -> list[tuple[str, float]]:
+        # float64 and row by row: the last bit must not depend on where a vector stands in the matrix,
+        # which a blocked matrix product does not promise.
         exact = (self._vectors[rows].astype(np.float64) * vector).sum(axis=1)
         found = [
             (key, min(1.0, float(similarity)))
             for row, similarity in zip(rows, exact, strict=True)
-            if (key := self._keys[row]) is not None
+            for key in self._keys[row]
+            if wanted is None or key in wanted
         ]
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
     def _beam(self, vector: Float32s, ef: int) -> Rows:
         # All of the beam, not its k best: its similarities are known, and ties at the k-th fall by key.
-        k = min(ef, len(self))
+        k = min(ef, len(self._rows_by_content))
         self._graph.set_ef(ef)
         try:
             labels, _ = self._graph.knn_query(vector, k, num_threads=1)
-        except RuntimeError:  # fewer than k can be reached from the entry point: many were removed
+        except RuntimeError:  # fewer than k can be reached from the entry point
             return self._nearest_by_scan(self._live_rows(), vector, k)
         found: Rows = labels[0].astype(np.int64)
         return found
@@ -147,27 +157,20 @@ class VectorIndex:
     def _live_rows(self) -> Rows:
         if not self._free:
             return np.arange(len(self._keys))
-        return np.fromiter(sorted(self._rows.values()), np.int64, len(self._rows))
+        return np.array(sorted(self._rows_by_content.values()), np.int64)
 
-    def _new_row(self, key: str) -> int:
+    def _free_row(self) -> int:
         if self._free:
-            row = self._free.pop()
-            self._keys[row] = key
-        else:
-            row = len(self._keys)
-            if row == len(self._vectors):
-                self._grow()
-            self._keys.append(key)
-        self._rows[key] = row
-        return row
-
-    def _grow(self) -> None:
-        wider = np.zeros((max(64, 2 * len(self._vectors)), self.dimension), np.float32)
-        wider[: len(self._vectors)] = self._vectors
-        self._vectors = wider
+            return self._free.pop()
+        if len(self._keys) == len(self._vectors):
+            wider = np.zeros((max(64, 2 * len(self._vectors)), self.dimension), np.float32)
+            wider[: len(self._vectors)] = self._vectors
+            self._vectors = wider
+        self._keys.append(set())
+        return len(self._keys) - 1
 
     def _into_graph(self, rows: Sequence[int]) -> None:
-        if not len(rows):
+        if not rows:
             return
         if self._graph.get_max_elements() < len(self._vectors):
             self._graph.resize_index(len(self._vectors))
@@ -182,17 +185,17 @@ class VectorIndex:
             ef_construction=self._ef_construction,
             random_seed=self._seed,
         )
-        self._into_graph(sorted(self._rows.values()))
+        self._into_graph(sorted(self._rows_by_content.values()))
 
-    def save_graph(self, file: Path) -> list[str | None] | None:
-        """Write the graph, if there is one. Returns the key of each of its labels (None: free)."""
+    def save_graph(self, file: Path) -> list[list[str]] | None:
+        """Write the graph, if there is one. Returns the keys of each of its rows (none: free)."""
         if self._graph is None:
             return None
         self._graph.save_index(str(file))
-        return list(self._keys)
+        return [sorted(keys) for keys in self._keys]
 
-    def load_graph(self, file: Path, keys: Sequence[str | None], vectors: Float32s) -> None:
-        """Take a saved graph instead of building one. The index is empty; rows of `vectors` follow `keys`.
+    def load_graph(self, file: Path, keys: Sequence[Collection[str]], vectors: Float32s) -> None:
+        """Take a saved graph instead of building one. The index is empty; row r of `vectors` has `keys[r]`.
 
         `vectors` is (len(keys), d); a free row's content does not matter. Raises RuntimeError (hnswlib's)
         if the file cannot be read, and is empty still.
@@ -200,7 +203,12 @@ class VectorIndex:
         graph = hnswlib.Index("ip", self.dimension)
         graph.load_index(str(file), max_elements=len(keys))
         self._graph = graph
-        self._keys = list(keys)
-        self._rows = {key: row for row, key in enumerate(keys) if key is not None}
-        self._free = [row for row, key in enumerate(keys) if key is None]
         self._vectors = np.ascontiguousarray(vectors, np.float32)
+        self._keys = [set(group) for group in keys]
+        self._rows = {key: row for row, group in enumerate(keys) for key in group}
+        self._rows_by_content = {_fingerprint(vectors[row]): row for row, group in enumerate(keys) if group}
+        self._free = [row for row, group in enumerate(keys) if not group]
+
+
+def _fingerprint(vector: Float32s) -> bytes:
+    return hashlib.blake2b(vector.tobytes(), digest_size=16).digest()

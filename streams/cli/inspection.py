@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ruvllm.streams.cli.context import Context, of, run
+from ruvllm.streams.cli.context import of, run
 from ruvllm.streams.cli.service import bootstrap_of
 
 
@@ -25,15 +25,6 @@ class Format(str, Enum):  # noqa: UP042  typer reads the members of a str enum
 def register(app: typer.Typer) -> None:
     for command in (config, topology, topics, doctor):
         app.command()(command)
-
-
-def _names(here: Context) -> Any:
-    from ruvllm.streams.model_files import packaged_catalogue
-    from ruvllm.streams.topology import Names
-
-    kafka = here.settings.kafka
-    profile = packaged_catalogue().profile(here.settings.profile)
-    return Names(kafka.prefix, tuple(t.tier for t in profile.tiers), kafka.partitions)
 
 
 def config(context: typer.Context) -> None:
@@ -53,19 +44,22 @@ def config(context: typer.Context) -> None:
 
 def topology(
     context: typer.Context,
-    format: Annotated[Format, typer.Option(help="table, mermaid, asyncapi or jsonschema")] = Format.table,
+    form: Annotated[Format, typer.Option("--format", help="table, mermaid, asyncapi or jsonschema")] = Format.table,
 ) -> None:
     """The flow: stages, topics and events, in a form for people or for tools."""
     import orjson
 
     from ruvllm.streams import describe
+    from ruvllm.streams.wiring import names_of
 
-    if format is Format.table:
+    if form is Format.table:
         print(describe.table())
-    elif format is Format.mermaid:
+    elif form is Format.mermaid:
         print(describe.mermaid())
     else:
-        document = describe.asyncapi(_names(of(context))) if format is Format.asyncapi else describe.jsonschema()
+        document = (
+            describe.asyncapi(names_of(of(context).settings)) if form is Format.asyncapi else describe.jsonschema()
+        )
         sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
 
 
@@ -75,9 +69,10 @@ def topics(
 ) -> None:
     """Every topic that the topology wants beside what the broker has. Exit status 1 if one does not fit."""
     from ruvllm.streams.topics import TopicState, admin, ensure_topics, topic_states
+    from ruvllm.streams.wiring import names_of
 
     here = of(context)
-    bootstrap, names = bootstrap_of(here.settings), _names(here)
+    bootstrap, names = bootstrap_of(here.settings), names_of(here.settings)
 
     async def look() -> list[TopicState]:
         if create:

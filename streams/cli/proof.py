@@ -77,3 +77,34 @@ def faults(
     finish(console, found, json, ("seed", "kills", "requests", *counts, "fold_equal", "findings", "seconds"))
     if any(found[name] for name in counts) or not found["fold_equal"]:
         raise typer.Exit(1)
+
+
+@eval_app.command("answers")
+def answers(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(help="corpus/ and questions.jsonl; none: the packaged corpus")
+    ] = None,
+    tiers: Annotated[str | None, typer.Option(help="comma-separated; none: all of the profile")] = None,
+    limit: Annotated[int | None, typer.Option(help="the first so many questions only")] = None,
+    paraphrases: Annotated[bool, typer.Option(help="ask the other wordings instead")] = False,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """The share of right answers by tier, with memory and without."""
+    from ruvllm.streams.proof.corpus import demo_folder
+    from ruvllm.streams.proof.eval_answers import eval_answers
+
+    here = of(context)
+    found = run(
+        eval_answers(
+            here.settings,
+            folder or demo_folder(),
+            tiers=tiers.split(",") if tiers else None,
+            limit=limit,
+            paraphrases=paraphrases,
+            seed=seed,
+            say=here.console.print,
+        )
+    )
+    finish(here.console, found, json, ("tiers",))

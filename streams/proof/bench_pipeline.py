@@ -87,7 +87,7 @@ async def bench_pipeline(bootstrap: str, *, requests: int = 300, block: int = 25
     """Latency of both paths, request by request. Returns the report."""
     with Cluster(bootstrap, FLAGS) as cluster:
         for process in ("answer", "pool"):
-            cluster.spawn(process, process)  # type: ignore[arg-type]
+            cluster.spawn(process, process)
         await cluster.until_ready()
         settings = cluster.settings
         raw = RawPath(bootstrap, settings.kafka.prefix, settings.kafka.partitions)

@@ -25,6 +25,7 @@ from ruvllm.schemas.flow import Interaction
 from ruvllm.schemas.memory import MemoryChange, NodeAdded, PutDocument
 from ruvllm.schemas.request import Response
 from ruvllm.streams.client import Client
+from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import read
 from ruvllm.streams.ingest import documents_in
 from ruvllm.streams.log_reader import read_to_end
@@ -32,7 +33,7 @@ from ruvllm.streams.proof.cluster import Cluster, Member
 from ruvllm.streams.proof.report import report
 from ruvllm.streams.serial import SerialSystem
 from ruvllm.streams.topology import Names, Process, partition_of
-from ruvllm.streams.wiring import Wiring
+from ruvllm.streams.wiring import Wiring, names_of
 
 SESSION_TIMEOUT_S = 6.0
 FROZEN_S = SESSION_TIMEOUT_S + 4.0
@@ -182,7 +183,7 @@ async def run_faults(bootstrap: str, corpus: Path, plan: Plan, say: Say = lambda
         await watcher
         say(f"{len(submitted) - unanswered} of {len(submitted)} answered after {time.monotonic() - started:.0f} s")
         await cluster.until_ready()
-        await _settled(bootstrap, Wiring(cluster.settings, None).names, documents, plan.limit_s)  # type: ignore[arg-type]
+        await _settled(bootstrap, names_of(cluster.settings), documents, plan.limit_s)
         results = await _count(bootstrap, cluster, submitted, documents)
     facts = {"aimed": chaos.done["aimed"], "zombies": chaos.done["zombies"], "unaimed": chaos.done["kills"]}
     return report(
@@ -246,7 +247,7 @@ async def _count(
     bootstrap: str, cluster: Cluster, submitted: list[tuple[str, str]], documents: list[PutDocument]
 ) -> dict[str, Any]:
     """What a read-committed consumer finds, against what was submitted."""
-    wiring = Wiring(cluster.settings, None)  # type: ignore[arg-type]  # no stage runs here
+    wiring = Wiring(cluster.settings, SystemClock())
     names = wiring.names
     findings: list[str] = []
     answers: dict[str, list[str]] = defaultdict(list)  # session -> ids in order of response

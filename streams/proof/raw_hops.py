@@ -4,12 +4,13 @@
 
 One consumer and one producer a hop, no decoding, no state, no group; the second and the last hop
 write as the desk does: one transaction with its outputs and its state records, by a producer for
-each partition. It prints `ready` when all hops listen, and runs until it is told to stop.
+each partition. It prints a line when a hop listens, and runs until it is told to stop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -54,7 +55,8 @@ async def relay(servers: str, prefix: str, hop: int, partitions: int) -> None:
         for p in range(partitions if transactional else 1)
     ]
     await asyncio.gather(*(p.start() for p in producers))
-    print("listening", hop, flush=True)
+    sys.stdout.write(f"listening {hop}\n")
+    sys.stdout.flush()
     target = hop_topic(prefix, hop)
     async for message in consumer:
         if not transactional:
@@ -69,6 +71,7 @@ async def relay(servers: str, prefix: str, hop: int, partitions: int) -> None:
 
 
 async def main(servers: str, prefix: str, partitions: int) -> None:
+    logging.disable(logging.ERROR)  # new topics have no leader for a moment
     await asyncio.gather(*(relay(servers, prefix, hop, partitions) for hop in range(1, HOPS)))
 
 

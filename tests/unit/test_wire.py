@@ -178,6 +178,7 @@ def test_what_is_no_json_object_is_undecodable(raw):
         ('{"messages": [{"role": "user"}]}', "messages.0.content"),
         ('{"messages": "x"}', "messages"),
     ],
+    ids=lambda text: text[:50],
 )
 def test_a_wrong_field_is_named(body, names):
     # given a field that does not fit; when read; then the error names it and stays short

@@ -1,0 +1,150 @@
+"""`ruvllm demo`: the main job, once, on real Kafka with real models and documents, in front of your eyes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ruvllm.streams.cli.answering import show
+from ruvllm.streams.cli.context import Context, of, run
+from ruvllm.streams.cli.documents import bar, summarise
+from ruvllm.streams.cli.service import broker_of
+from ruvllm.streams.settings import Settings
+
+QUESTIONS = ("q01", "q09", "q17", "q29", "q33")
+"""Three that one passage answers and two that need two, of the packaged forty."""
+
+HOW_TO_GO_ON = """\
+Ask from your own program:
+
+    from ruvllm import Client
+    async with Client("{bootstrap}") as client:
+        answer = await client.ask("{question}", session="tour")
+        print(answer.text, answer.sources)
+
+Any Kafka client will do: produce JSON to {requests}
+and consume {responses}; `ruvllm topology --format jsonschema` has the schemas.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option(help="leave everything running afterwards")] = False,
+) -> None:
+    """Start everything, ingest the packaged corpus, ask, and show what then lies in the log."""
+    from ruvllm.streams.processes import Processes
+
+    here = of(context)
+    console = here.console
+    broker = broker_of(here.settings)
+    was_running = broker.kind == "external" or broker.status().running
+    bootstrap = str(broker.bootstrap)
+    processes = Processes(here.settings, {**here.flags, "kafka.bootstrap_servers": bootstrap})
+    were_up = {s.process for s in processes.states() if s.running}
+    try:
+        if not was_running:
+            with step(console, f"Kafka starts at {bootstrap}"):
+                broker.start()
+        with step(console, f"answer, pool and learn start (profile {here.settings.profile})"):
+            processes.start()
+        _ingest(here, bootstrap)
+        run(_ask(here.settings, console, bootstrap))
+        run(_show_topics(here.settings, console, bootstrap))
+        _farewell(here, console, bootstrap)
+    finally:
+        if keep:
+            console.print("Everything is left running: `ruvllm status`, `ruvllm down`.")
+        else:
+            with step(console, "stopping what the demo started"):
+                processes.stop([p for p in ("answer", "pool", "learn") if p not in were_up])
+                if not was_running:
+                    broker.stop()
+
+
+@contextmanager
+def step(console: Console, what: str) -> Iterator[None]:
+    """Say what happens, and how long it took."""
+    started = time.monotonic()
+    with console.status(what):
+        yield
+    console.print(f"[green]✓[/green] {what} [dim]{time.monotonic() - started:.1f} s[/dim]")
+
+
+def _ingest(here: Context, bootstrap: str) -> None:
+    from ruvllm.streams.ingest import documents_in, ingest
+    from ruvllm.streams.proof.corpus import demo_folder
+
+    commands = documents_in([demo_folder() / "corpus"])
+    with bar(here.console) as progress:
+        task = progress.add_task("ingesting the corpus", total=len(commands))
+        done = run(ingest(here.settings, bootstrap, commands, progress=lambda _: progress.advance(task)))
+    summarise(here.console, done)
+
+
+async def _ask(settings: Settings, console: Console, bootstrap: str) -> None:
+    from ruvllm.schemas.ids import new_id
+    from ruvllm.streams.client import Client
+    from ruvllm.streams.proof.corpus import demo_folder, is_right, load_questions, load_unanswerable
+
+    questions = {q.id: q for q in load_questions(demo_folder())}
+    unanswerable = load_unanswerable(demo_folder())
+    visit = new_id()
+    async with Client(bootstrap, settings=settings) as client:
+        first = questions[QUESTIONS[0]].question
+        console.rule("without memory, as a control")
+        console.print(f"[cyan]? {first}[/cyan]")
+        show(console, await client.ask(first, session=f"control-{visit}", grounding="none", max_tokens=48))
+        console.rule("with memory")
+        right = 0
+        for name in QUESTIONS:
+            question = questions[name]
+            console.print(f"[cyan]? {question.question}[/cyan]")
+            answer = await client.ask(question.question, session=f"{name}-{visit}", max_tokens=64)
+            show(console, answer)
+            right += is_right(answer.text, question.answers)
+        console.print(f"[cyan]? {unanswerable[-1]}[/cyan]")
+        show(console, await client.ask(unanswerable[-1], session=f"u-{visit}", max_tokens=64))
+        console.print(f"\n{right} of {len(QUESTIONS)} hold the expected answer; all forty: `ruvllm eval answers`")
+
+
+async def _show_topics(settings: Settings, console: Console, bootstrap: str) -> None:
+    from ruvllm.streams.log_reader import read_to_end
+    from ruvllm.streams.topology import TOPICS
+    from ruvllm.streams.wiring import names_of
+
+    names = names_of(settings)
+    table = Table("topic", "records", "meaning", box=None, title="the log")
+    for topic in TOPICS:
+        for name in names.topics(topic.name):
+            count = 0
+            async for _ in read_to_end(bootstrap, name):
+                count += 1
+            table.add_row(name, str(count), topic.meaning)
+    console.print(table)
+
+
+def _farewell(here: Context, console: Console, bootstrap: str) -> None:
+    from ruvllm.streams.proof.corpus import demo_folder, load_questions
+    from ruvllm.streams.topology import client_names
+
+    names = client_names(here.settings.kafka.prefix, here.settings.kafka.partitions)
+    console.print(
+        HOW_TO_GO_ON.format(
+            bootstrap=bootstrap,
+            question=load_questions(demo_folder())[0].question,
+            requests=names.topic("request.submitted"),
+            responses=names.topic("response.completed"),
+        ),
+        markup=False,
+    )
+    console.print("`ruvllm up` starts it to stay, `ruvllm ingest FOLDER` adds your documents, `ruvllm down` stops it.")
