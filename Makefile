@@ -18,7 +18,7 @@ export PYTHONUNBUFFERED = 1
 setup: models kafka          ## everything that running needs: environment, models, Kafka
 
 demo: setup                  ## start all, ingest, ask, show, stop
-	$(BIN)/ruvllm demo --profile $(PROFILE)
+	$(BIN)/ruvllm --profile $(PROFILE) demo
 
 test: setup lint             ## lint, then every layer of tests with the coverage gate
 	$(BIN)/pytest --cov --cov-report=term
@@ -30,7 +30,8 @@ lint: environment tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONPATH=build/tree $(BIN)/lint-imports
+	@rm -rf build/imports && cp -RLp build/tree build/imports  # import-linter follows no links
+	cd build/imports && ../../$(BIN)/lint-imports --no-cache --config ../../pyproject.toml
 
 # --- the parts of setup ---
 
@@ -55,7 +56,7 @@ tree:
 	@ln -sfn $(abspath $(wildcard ruvllm/*.py ruvllm/py.typed ruvllm/data) $(ROOMS)) build/tree/ruvllm/
 
 models: environment
-	@$(BIN)/ruvllm models pull --profile $(PROFILE)
+	@$(BIN)/ruvllm --profile $(PROFILE) models pull
 
 kafka: environment
 	@$(BIN)/ruvllm broker install

@@ -43,7 +43,7 @@ def save(memory: Memory, offsets: Mapping[str, int], folder: Path, *, keep: int 
 
     `offsets` (partition -> next offset) were reached before this call. Changes folded since then do no
     harm: they are in the snapshot, and come again with the tail. Run it in a thread; the memory's lock is
-    held while references are copied and the HNSW graphs written (100k nodes: 0.3 s), not for the rest.
+    held while references are copied and the HNSW graphs written (20k nodes: 0.1 s), not for the rest.
     `name` is for people: letters, digits, dots, underscores, hyphens. One process writes one folder.
     Raises InvalidConfiguration on another name or keep < 1, OSError if the disk does.
     """

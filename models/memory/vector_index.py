@@ -43,7 +43,7 @@ class VectorIndex:
         seed: int = 100,
     ) -> None:
         self.dimension = dimension
-        self._exact_below = exact_below
+        self._exact_below = max(1, exact_below)
         self._m = m
         self._ef_construction = ef_construction
         self._seed = seed
@@ -69,7 +69,7 @@ class VectorIndex:
         """Put or replace n distinct keys with their (n, d) vectors. Raises InvalidRequest on another shape."""
         if vectors.shape != (len(keys), self.dimension):
             raise InvalidRequest(f"{len(keys)} keys need vectors {(len(keys), self.dimension)}, got {vectors.shape}")
-        fresh: dict[int, None] = {}  # rows with a new vector, in order
+        fresh: list[int] = []  # rows with a new vector
         for key, vector in zip(keys, vectors, strict=True):
             content = _fingerprint(vector)
             known = self._rows.get(key)
@@ -81,11 +81,11 @@ class VectorIndex:
                 if row is None:
                     row = self._rows_by_content[content] = self._free_row()
                     self._vectors[row] = vector
-                    fresh[row] = None
+                    fresh.append(row)
                 self._keys[row].add(key)
                 self._rows[key] = row
         if self._graph is not None:
-            self._into_graph([row for row in fresh if self._keys[row]])
+            self._into_graph(fresh)
         elif len(self._rows_by_content) >= self._exact_below:
             self._build_graph()
 

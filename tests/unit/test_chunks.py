@@ -67,6 +67,19 @@ def test_headings_without_text_comments_breaks_and_front_matter_give_nothing():
     assert markdown("") == markdown(" \n\n") == plain("\n \n") == jsonl("\n\n") == []
 
 
+def test_front_matter_may_end_with_dots():
+    assert [c.text for c in markdown("---\ntitle: x\n...\nText.")] == ["Text."]
+
+
+def test_line_ends_and_blank_lines_of_any_kind_are_seen():
+    # given paragraphs parted by lines of white space, with the line ends of three systems
+    for end in ("\n", "\r\n", "\r"):
+        content = f"One. More of it.  {end} \t{end}Two. More{end}of it.{end}{end}{end}Three."
+        # when split; then paragraphs part where they do, and no line end but one is left
+        texts = [c.text for c in plain(content, max_chars=17, min_chars=0)]
+        assert texts == ["One. More of it.", "Two. More\nof it.", "Three."]
+
+
 def test_text_that_only_starts_like_front_matter_is_kept():
     # given a thematic break, prose and a second break; when split; then the prose is there
     assert [c.text for c in markdown("---\n\nNot: at all.\nBut prose here.\n\n---\n\nEnd.")] == [

@@ -110,7 +110,7 @@ def test_symbols_outside_the_vocabulary_are_like_nothing(embedder):
     ("odd", "plain"),
     [
         ("fog\x00 net", "fog net"),
-        ("fog\x07 net\x1b", "fog net"),
+        ("f\x00og\x07 n\u200bet\x1b", "fog net"),
         ("fog\ud83d net", "fog\ufffd net"),  # half of a surrogate pair
         ("\u202efog net\u202c", "fog net"),  # right-to-left override
         ("\ufefffog\u200b net", "fog net"),
@@ -143,6 +143,11 @@ def test_what_is_returned_may_be_changed_without_harm(embedder):
     kept = first.copy()
     first[:] = 7
     assert np.array_equal(embedder.embed(SENTENCES), kept)
+
+
+def test_a_surrogate_pair_is_the_character_that_it_stands_for():
+    assert readable("\ud835\udc53 \ud835") == "\U0001d453 \ufffd"
+    assert readable("a\tb\r\nc\x0b\x00") == "a\tb\r\nc"
 
 
 @given(st.text(st.characters(), max_size=80))

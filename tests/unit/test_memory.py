@@ -157,6 +157,46 @@ def test_removing_nearly_everything_leaves_the_rest_findable():
     assert {key for key, _ in index.search(vectors[0], 50)} == {"k00000", "k00001", "k00002"}
 
 
+@pytest.mark.parametrize("exact_below", [50, 10**9], ids=["graph", "scan"])
+def test_the_room_of_removed_keys_is_used_again_and_does_not_get_in_the_way(exact_below, tmp_path):
+    # given an index from which the nearest of a question are removed
+    vectors, query = clustered(300), clustered(1, seed=4)[0]
+    index = index_of(vectors, exact_below)
+    nearest = [key for key, _ in index.search(query, 40)]
+    for key in nearest[:20]:
+        index.remove(key)
+    # when searched; then the next nearest are all there
+    assert [key for key, _ in index.search(query, 20)] == nearest[20:]
+    # and twenty new keys take no more room
+    index.add_many([f"new{i}" for i in range(20)], clustered(20, seed=6))
+    keys = index.save_graph(tmp_path / "graph")
+    assert keys is None or len(keys) == len(vectors)
+    assert len(index) == 300
+
+
+def test_copies_of_one_passage_do_not_hide_the_others():
+    # given a passage that stands in the index a thousand times, put in before all others
+    copies, vectors, queries = np.repeat(clustered(1, seed=7), 1000, axis=0), clustered(2000), clustered(100, 1)
+    everything = np.concatenate([copies, vectors])
+    index, exact = index_of(everything, 100), index_of(everything, 10**9)
+    # when searched for what lies elsewhere; then it is found as well as ever
+    assert recall(index, exact, queries, 10) >= 0.95
+    # and of the copies the first k are found, by key; with some removed, the next
+    assert [key for key, _ in index.search(copies[0], 3)] == ["k00000", "k00001", "k00002"]
+    index.remove("k00001")
+    assert [key for key, _ in index.search(copies[0], 3)] == ["k00000", "k00002", "k00003"]
+
+
+def test_what_the_graph_cannot_reach_is_found_by_a_scan():
+    # given two groups of vectors so near to each other that float32 sees no distance: islands in the graph
+    centres, noise = clustered(2, seed=9), np.random.default_rng(0).normal(size=(600, 64))
+    vectors = (np.repeat(centres, 300, axis=0) + 1e-6 * noise).astype(np.float32)
+    index, exact = index_of(vectors, 10), index_of(vectors, 10**9)
+    # when more are asked for than one island has; then they are found nevertheless
+    assert index.search(vectors[0], 600) == exact.search(vectors[0], 600)
+    assert len(index.search(vectors[0], 400)) == 400
+
+
 @pytest.mark.parametrize("exact_below", [10, 10**9], ids=["graph", "scan"])
 def test_equal_vectors_are_ordered_by_key_however_they_came(exact_below):
     # given many keys with one vector among others, put in two orders

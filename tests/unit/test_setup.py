@@ -180,13 +180,13 @@ def dry_run(*arguments: str, folder: Path = REPOSITORY) -> str:
     ],
 )
 def test_each_target_pulls_the_models_of_its_profile(arguments: list[str], profile: str) -> None:
-    assert f"models pull --profile {profile}" in dry_run(*arguments)
+    assert f"ruvllm --profile {profile} models pull" in dry_run(*arguments)
 
 
 @needs_make
 def test_demo_sets_up_first() -> None:
     steps = dry_run("demo")
-    order = ["preflight.py", "models pull", "broker install", "ruvllm demo --profile small"]
+    order = ["preflight.py", "models pull", "broker install", "ruvllm --profile small demo"]
     assert sorted(order, key=steps.index) == order
 
 
