@@ -32,63 +32,67 @@ class KafkaSettings(Section):
         default="ruvllm", pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,48}$", description="of topics and groups"
     )
     partitions: int = Field(default=16, ge=1, le=1024, description="of each topic of the flow; fixed at creation")
-    replication: int = Field(default=1, ge=1, le=15)
+    replication: int = Field(default=1, ge=1, le=15, description="copies of each partition")
     port: int = Field(default=9092, ge=1, le=65535, description="of the local broker")
-    session_timeout_s: float = Field(default=20.0, gt=0)
-    heartbeat_s: float = Field(default=3.0, gt=0)
-    commit_interval_s: float = Field(default=1.0, gt=0)
-    request_timeout_s: float = Field(default=60.0, gt=0)
+    session_timeout_s: float = Field(default=20.0, gt=0, description="until a silent worker is taken for dead")
+    heartbeat_s: float = Field(default=3.0, gt=0, description="between two signs of life")
+    commit_interval_s: float = Field(default=1.0, gt=0, description="between two commits of what is done")
+    request_timeout_s: float = Field(default=60.0, gt=0, description="of one request to the broker")
 
 
 class LimitSettings(Section):
-    tenants: tuple[str, ...] = ("default",)
+    tenants: tuple[str, ...] = Field(default=("default",), description="who may ask and be remembered")
     reply_to: tuple[str, ...] = Field(default=(), description="topics a request may name as reply_to")
-    prompt_chars: int = Field(default=32_000, ge=1)
-    messages: int = Field(default=64, ge=1)
-    document_chars: int = Field(default=2_000_000, ge=1)
-    default_deadline_s: float = Field(default=120.0, gt=0)
-    longest_deadline_s: float = Field(default=900.0, gt=0)
+    prompt_chars: int = Field(default=32_000, ge=1, description="of all messages of a request together")
+    messages: int = Field(default=64, ge=1, description="of one request")
+    document_chars: int = Field(default=2_000_000, ge=1, description="of one document")
+    default_deadline_s: float = Field(default=120.0, gt=0, description="when the request names none")
+    longest_deadline_s: float = Field(default=900.0, gt=0, description="a later one is moved to this")
     waiting_turns: int = Field(default=32, ge=0, description="a session's bounded queue")
-    history_turns: int = Field(default=8, ge=0)
+    history_turns: int = Field(default=8, ge=0, description="of a session that go along with its next question")
     answers_kept: int = Field(default=20_000, ge=1, description="by partition, for repeated request ids")
 
 
 class RetrievalSettings(Section):
-    embedder: Literal["minilm", "hashing"] = "minilm"
+    embedder: Literal["minilm", "hashing"] = Field(
+        default="minilm", description="the profile's model, or hashed words, which need no file"
+    )
     candidates: int = Field(default=24, ge=1, le=1000, description="nearest nodes looked at")
     passages: int = Field(default=6, ge=1, le=50, description="handed on, best first")
     floor: float = Field(default=0.30, ge=-1, le=1, description="cosine under which memory holds nothing on it")
-    hops: int = Field(default=1, ge=0, le=2)
+    hops: int = Field(default=1, ge=0, le=2, description="along the graph's edges")
     seeds: int = Field(default=3, ge=0, description="best hits that the graph is walked from")
-    graph_damping: float = Field(default=0.8, ge=0, le=1)
+    graph_damping: float = Field(default=0.8, ge=0, le=1, description="of the score of what an edge led to")
 
 
 class RouterSettings(Section):
-    confidence_threshold: float = Field(default=0.5, ge=0, le=1)
+    confidence_threshold: float = Field(default=0.5, ge=0, le=1, description="under it the default route is taken")
     exploration: float = Field(default=0.0, ge=0, le=1, description="share of requests routed uniformly at random")
     default_context_tokens: int = Field(default=2048, description="one of the router's arms")
-    default_temperature: float = 0.0
-    default_top_p: float = 0.95
+    default_temperature: float = Field(default=0.0, description="one of the router's arms")
+    default_top_p: float = Field(default=0.95, description="one of the router's arms")
 
 
 class GenerationSettings(Section):
-    backend: Literal["llama", "echo"] = "llama"
+    backend: Literal["llama", "echo"] = Field(
+        default="llama", description="the profile's models, or the best sentence of what memory has"
+    )
     max_tokens: int = Field(default=256, ge=1, le=4096, description="when the request does not say")
     threads: int = Field(default=0, ge=0, description="by model process; 0: half of the cores, at most 4")
     slots: int = Field(default=4, ge=1, description="jobs under way in one pool worker, over all tiers")
     time_budget_s: float = Field(default=90.0, gt=0, description="longest generation; under the deadline in any case")
-    echo_delay_s: float = Field(default=0.0, ge=0)
+    echo_delay_s: float = Field(default=0.0, ge=0, description="what the echo takes for an answer")
 
 
 class MemorySettings(Section):
     snapshot_every: int = Field(default=5_000, ge=1, description="changes folded between two snapshots")
-    snapshots_kept: int = Field(default=2, ge=1)
+    snapshots_kept: int = Field(default=2, ge=1, description="of each view of memory")
 
 
 class WorkerSettings(Section):
     answer_port: int = Field(default=9401, ge=0, le=65535, description="health and metrics; 0: a free one")
-    pool_port: int = Field(default=9402, ge=0, le=65535)
-    learn_port: int = Field(default=9403, ge=0, le=65535)
+    pool_port: int = Field(default=9402, ge=0, le=65535, description="as above")
+    learn_port: int = Field(default=9403, ge=0, le=65535, description="as above")
     drain_s: float = Field(default=30.0, gt=0, description="SIGTERM: time to finish what is under way")
     retries: int = Field(default=3, ge=1, description="attempts of a handler before the dead letter")
 
@@ -96,7 +100,7 @@ class WorkerSettings(Section):
 class Settings(Section):
     """All settings. `ruvllm config` prints them with their origin."""
 
-    profile: Literal["small", "tiny", "lfm2"] = "small"
+    profile: Literal["small", "tiny", "lfm2"] = Field(default="small", description="of the catalogue: which models run")
     home: Path = Field(
         default=Path("~/.ruvllm"), validate_default=True, description="models, broker data, snapshots, process files"
     )

@@ -86,7 +86,7 @@ class Chaos:
     def __post_init__(self) -> None:
         names = ["KILL"] * self.plan.aimed + ["STOP"] * self.plan.zombies
         self.draws.shuffle(names)
-        self.specs = [f"sent:{self.draws.randint(2, 6)}:{name}" for name in names]
+        self.specs = [f"sent:{self.draws.randint(1, 4)}:{name}" for name in names]
 
     @property
     def share(self) -> float:

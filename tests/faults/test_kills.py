@@ -20,6 +20,7 @@ from ruvllm.streams.topology import Process
 pytestmark = [pytest.mark.kafka, pytest.mark.faults]
 
 ECHO = {**FLAGS, "kafka.partitions": "2"}
+AWAY_S = 30.0
 PROCESSES: tuple[Process, ...] = ("answer", "pool")
 
 
@@ -53,8 +54,8 @@ async def test_the_broker_may_be_away_at_the_start_and_for_a_while(
     make_broker: Callable[[], LocalBroker], tmp_path: Path
 ) -> None:
     broker = make_broker()
-    broker.start()
-    broker.stop()  # its log exists, nobody answers
+    await asyncio.to_thread(broker.start)
+    await asyncio.to_thread(broker.stop)  # its log exists, nobody answers
     with Cluster(broker.bootstrap, ECHO) as cluster:
         for process in PROCESSES:
             cluster.spawn(process, process)
@@ -71,9 +72,6 @@ async def test_the_broker_may_be_away_at_the_start_and_for_a_while(
             assert (await client.response(request_id, timeout_s=90)).ok
             assert (await client.ask("after", grounding="open", deadline_s=90)).ok
         assert all(m.alive for m in cluster.members.values())
-
-
-AWAY_S = 30.0
 
 
 async def _health(cluster: Cluster, name: str) -> dict[str, dict[str, int]]:

@@ -217,3 +217,7 @@ def test_install_checks_the_jars_and_replaces_an_older_set(kafka_files: KafkaFil
     # then the new ones are there, whole and alone, and nothing of the fetching is left
     assert {jar.name for jar in files.libs.iterdir()} == set(wanted_jars())
     assert list(files.folder.iterdir()) == [files.libs]
+
+
+def test_the_broker_that_all_tests_share_answers(kafka: str) -> None:
+    assert answers(kafka)

@@ -185,6 +185,8 @@ def test_copies_of_one_passage_do_not_hide_the_others():
     assert [key for key, _ in index.search(copies[0], 3)] == ["k00000", "k00001", "k00002"]
     index.remove("k00001")
     assert [key for key, _ in index.search(copies[0], 3)] == ["k00000", "k00002", "k00003"]
+    among = ["k00001", "k00009", "k00500", "k01500"]
+    assert [key for key, _ in index.search(copies[0], 9, among=among)] == ["k00009", "k00500", "k01500"]
 
 
 def test_what_the_graph_cannot_reach_is_found_by_a_scan():
@@ -637,12 +639,14 @@ def test_searches_in_threads_while_changes_are_folded():
     for reader in readers:
         reader.start()
     # when nodes and edges come, change and go meanwhile
-    for i, vector in enumerate(vectors):
-        memory.put_node(node(f"n{i}", vector=vector))
-        memory.put_edge(edge(f"e{i}", "n0", f"n{i}"))
-        if i % 5 == 4:
-            memory.remove_node("t", f"n{i - 2}")
-    done.set()
+    try:
+        for i, vector in enumerate(vectors):
+            memory.put_node(node(f"n{i}", vector=vector))
+            memory.put_edge(edge(f"e{i}", "n0", f"n{i}"))
+            if i % 5 == 4:
+                memory.remove_node("t", f"n{i - 2}")
+    finally:
+        done.set()
     for reader in readers:
         reader.join(30)
     # then no reader failed, and the memory is what a quiet fold gives

@@ -119,21 +119,25 @@ def test_the_graph_is_loaded_rather_than_built(tmp_path, monkeypatch):
     # when loaded where building is impossible; then it answers alike, and takes further changes
     loaded, _ = load(tmp_path, exact_below=20)
     assert answers(loaded) == answers(memory)
+    loaded.put_node(node("m", "fog in the room of the removed one"))
+    again = save(loaded, OFFSETS, tmp_path, name="again")
+    assert len(orjson.loads((again / "graph-0.json").read_bytes())) == 80
     loaded.put_nodes([node(f"m{i}", f"fog {i}") for i in range(90)])
-    assert loaded.stats().nodes == 169
+    assert loaded.stats().nodes == 170
 
 
-@pytest.mark.parametrize("harm", ["missing", "damaged", "unreadable"])
+@pytest.mark.parametrize("harm", ["missing", "bit", "unreadable"])
 def test_without_its_graph_the_index_is_built_again(tmp_path, harm):
-    # given a snapshot whose graph is gone, damaged, or whole but of no version that can be read
+    # given a snapshot whose graph is gone, damaged in one bit, or whole but of no version that can be read
     memory = memory_of(*many(), exact_below=20)
     path = save(memory, OFFSETS, tmp_path, name="s")
     graph = path / "graph-0.hnsw"
     if harm == "missing":
         graph.unlink()
+    elif harm == "bit":
+        flip(graph)
     else:
         graph.write_bytes(b"no graph at all" * 10)
-    if harm == "unreadable":
         manifest = orjson.loads((path / "manifest.json").read_bytes())
         manifest["files"][graph.name] = snapshots._sha256(graph)
         manifest["sha256"] = snapshots._own_hash(manifest)
@@ -171,6 +175,13 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(tmp_path, file, ha
     # and a third is saved after it, newest of all
     save(newer, {"0": 3}, tmp_path, name="again")
     assert load(tmp_path)[1] == {"0": 3}
+
+
+def test_offsets_that_were_not_written_are_not_believed(tmp_path):
+    # given a manifest that is good JSON, with an offset changed; when loaded; then it is not taken
+    manifest = save(memory_of("fog"), {"0": 41}, tmp_path, name="s") / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"41", b"42"))
+    assert load(tmp_path) is None
 
 
 def test_when_all_are_damaged_there_is_none(tmp_path):

@@ -44,6 +44,9 @@ def test_passages_stand_in_the_prompt_with_title_text_and_question() -> None:
     assert passages is not None
     assert passages[0] == "The lamp\nThe lamp on the pier is kept by Oda Wren."
     assert question == "Who keeps the lamp?"
+    shown = prompt.messages[-1].content
+    assert shown.index(PIER.text) < shown.index(LAMP.text) < shown.index("Who keeps")  # best nearest the question
+    assert ABSTENTION in shown
     assert ABSTENTION in prompt.messages[0].content
     assert prompt.version == PROMPT_VERSION
 
