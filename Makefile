@@ -53,7 +53,7 @@ build/tools/bin/uv: | preflight
 # The package as its users see it (ruvllm.schemas, ...), for the tools that read files, not imports.
 tree:
 	@rm -rf build/tree && mkdir -p build/tree/ruvllm
-	@ln -sfn $(abspath $(wildcard ruvllm/*.py ruvllm/py.typed ruvllm/data) $(ROOMS)) build/tree/ruvllm/
+	@cp -a ruvllm/*.py ruvllm/py.typed $(ROOMS) build/tree/ruvllm/
 
 models: environment
 	@$(BIN)/ruvllm --profile $(PROFILE) models pull

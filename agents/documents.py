@@ -31,6 +31,7 @@ from ruvllm.schemas.memory import (
     RemoveDocument,
 )
 from ruvllm.schemas.request import Fault
+from ruvllm.schemas.vector import Float32s
 
 COMMANDS_KEPT = 8
 FOLLOWS_WEIGHT = 0.5
@@ -94,47 +95,19 @@ class DocumentKeeper:
         vectors = await asyncio.to_thread(self._embedder.embed, [nodes[n].embedding_text for n in new])
 
         out = Outbox()
-        now = self._clock.now()
         for edge_id in sorted(old_edges - edges.keys()):
             out.add(self._edge_removed(command, edge_id, "document changed"))
         for node_id in sorted(old_nodes - nodes.keys()):
             out.add(self._node_removed(command, node_id, "document changed"))
         for node_id, vector in zip(new, vectors, strict=True):
-            chunk = nodes[node_id]
-            out.add(
-                NodeAdded(
-                    tenant=command.tenant,
-                    time=now,
-                    change_id=content_id("ch", command.command_id, NodeAdded.kind, node_id),
-                    node_id=node_id,
-                    title=chunk.title,
-                    text=chunk.text,
-                    document_id=command.document_id,
-                    position=chunk.position,
-                    metadata={**command.metadata, **chunk.metadata},
-                    embedder=self._embedder.name,
-                    vector=vector,
-                )
-            )
-        for edge_id, (source, target) in edges.items():
-            if edge_id not in old_edges:
-                out.add(
-                    EdgeAdded(
-                        tenant=command.tenant,
-                        time=now,
-                        change_id=content_id("ch", command.command_id, EdgeAdded.kind, edge_id),
-                        edge_id=edge_id,
-                        source=source,
-                        target=target,
-                        relation="follows",
-                        weight=FOLLOWS_WEIGHT,
-                    )
-                )
+            out.add(self._node_added(command, node_id, nodes[node_id], vector))
+        for edge_id in sorted(edges.keys() - old_edges):
+            out.add(self._edge_added(command, edge_id, *edges[edge_id]))
         self._remember(
             out,
             DocumentState(
                 tenant=command.tenant,
-                time=now,
+                time=self._clock.now(),
                 document_id=command.document_id,
                 title=command.title or (chunks[0].title.split(" > ")[0] if chunks else command.document_id),
                 content_hash=digest,
@@ -209,6 +182,33 @@ class DocumentKeeper:
     def _content_hash(self, command: PutDocument) -> str:
         facts = [f"{k}={v}" for k, v in sorted(command.metadata.items())]
         return content_id("doc", command.media_type, command.title or "", self._embedder.name, command.content, *facts)
+
+    def _node_added(self, command: PutDocument, node_id: str, chunk: Chunk, vector: Float32s) -> NodeAdded:
+        return NodeAdded(
+            tenant=command.tenant,
+            time=self._clock.now(),
+            change_id=content_id("ch", command.command_id, NodeAdded.kind, node_id),
+            node_id=node_id,
+            title=chunk.title,
+            text=chunk.text,
+            document_id=command.document_id,
+            position=chunk.position,
+            metadata={**command.metadata, **chunk.metadata},
+            embedder=self._embedder.name,
+            vector=vector,
+        )
+
+    def _edge_added(self, command: PutDocument, edge_id: str, source: str, target: str) -> EdgeAdded:
+        return EdgeAdded(
+            tenant=command.tenant,
+            time=self._clock.now(),
+            change_id=content_id("ch", command.command_id, EdgeAdded.kind, edge_id),
+            edge_id=edge_id,
+            source=source,
+            target=target,
+            relation="follows",
+            weight=FOLLOWS_WEIGHT,
+        )
 
     def _node_removed(self, command: PutDocument | RemoveDocument, node_id: str, reason: str) -> NodeRemoved:
         return NodeRemoved(

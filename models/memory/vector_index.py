@@ -58,9 +58,6 @@ class VectorIndex:
         """The keys that can be found: those with a zero vector are not among them."""
         return len(self._rows)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._rows
-
     def add(self, key: str, vector: Float32s) -> None:
         """Put or replace one (d,) vector."""
         self.add_many([key], vector[np.newaxis])

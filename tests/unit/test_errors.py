@@ -6,30 +6,7 @@ from ruvllm.errors import PromptTooLong, RuvllmError, SessionQueueFull, error_co
 from ruvllm.schemas.request import Fault
 from tests.unit.sample_events import RESPONSE
 
-CODES = [
-
-]
-    "broker_unavailable",
-    "deadline_exceeded",
-    "deadline_passed",
-    "empty_prompt",
-    "internal_error",
-    "invalid_configuration",
-    "invalid_document",
-    "invalid_request",
-    "missing_requirement",
-    "model_crashed",
-    "model_unavailable",
-    "prompt_too_long",
-    "reply_to_not_allowed",
-    "session_queue_full",
-    "tenant_not_allowed",
-    "topic_mismatch",
-    "undecodable",
-    "unknown_tier",
-    "unsupported_version",
-    "wrong_hash",
-]
+CODES = []
 
 
 def classes(root=RuvllmError):

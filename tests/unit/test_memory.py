@@ -56,6 +56,7 @@ def ids(found):
 
 
 @given(st.floats(0, 0.999999))
+@settings(derandomize=True, deadline=None)
 def test_weight_and_strength_at_birth_are_inverse(w):
     assert weight(strength_at_birth(w)) == pytest.approx(w, abs=1e-12)
 
