@@ -38,7 +38,7 @@ class RetrievalRules:
     """How wide to look and how much to hand on. `floor` is a cosine."""
 
     candidates: int = 24
-    passages: int = 6
+    passages: int = 4
     floor: float = 0.30
     hops: int = 1
     seeds: int = 3

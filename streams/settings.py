@@ -58,7 +58,7 @@ class RetrievalSettings(Section):
         default="minilm", description="the profile's model, or hashed words, which need no file"
     )
     candidates: int = Field(default=24, ge=1, le=1000, description="nearest nodes looked at")
-    passages: int = Field(default=6, ge=1, le=50, description="handed on, best first")
+    passages: int = Field(default=4, ge=1, le=50, description="handed on, best first")
     floor: float = Field(default=0.30, ge=-1, le=1, description="cosine under which memory holds nothing on it")
     hops: int = Field(default=1, ge=0, le=2, description="along the graph's edges")
     seeds: int = Field(default=3, ge=0, description="best hits that the graph is walked from")
