@@ -49,21 +49,24 @@ async def retrieve(
     event: Admitted, source: MemorySource, embedder: Embedder, rules: RetrievalRules, clock: Clock
 ) -> Retrieved:
     """Ask memory; with grounding `none` only the question's vector is made, for the router."""
-    question = event.request.question
-    (vector,) = await asyncio.to_thread(embedder.embed, [question])
-    offsets = dict(source.offsets())  # before the search: what is found is at least as new
-    passages: tuple[Passage, ...] = ()
     constraints = event.request.constraints
-    if constraints.grounding != "none":
-        passages = await asyncio.to_thread(
-            find_passages,
+    now = clock.now()
+    offsets = dict(source.offsets())  # before the search: what is found is at least as new
+
+    def look() -> tuple[NDArray[np.float32], tuple[Passage, ...]]:
+        (vector,) = embedder.embed([event.request.question])
+        if constraints.grounding == "none":
+            return vector, ()
+        return vector, find_passages(
             source.memory,
             event.tenant,
             vector,
             rules,
-            now_s=clock.now().timestamp(),
+            now_s=now.timestamp(),
             where=constraints.memory_filter,
         )
+
+    vector, passages = await asyncio.to_thread(look)  # the model and the index let other threads run
     found = Retrieval(query_vector=vector, embedder=embedder.name, passages=passages, memory_offsets=offsets)
     return event.followed_by(Retrieved, time=clock.now(), retrieval=found)
 

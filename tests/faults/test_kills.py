@@ -50,6 +50,22 @@ async def test_a_pool_killed_during_generation_answers_after_its_restart(kafka: 
     assert answer.ok
 
 
+async def test_sigterm_finishes_what_is_under_way_and_ends_cleanly(kafka: str) -> None:
+    with Cluster(kafka, {**ECHO, "generation.echo_delay_s": "1.5"}) as cluster:
+        for process in PROCESSES:
+            cluster.spawn(process, process)
+        await cluster.until_ready()
+        pool = cluster.members["pool"]
+        async with Client(kafka, settings=cluster.settings) as client:
+            request_id = await client.submit("finish this", grounding="open")
+            while (await _health(cluster, "pool"))["generate"]["open"] == 0:
+                await asyncio.sleep(0.05)
+            os.kill(pool.pid, signal.SIGTERM)
+            answer = await client.response(request_id, timeout_s=30)
+        assert await asyncio.to_thread(pool.child.wait, 30) == 0
+    assert answer.ok
+
+
 async def test_the_broker_may_be_away_at_the_start_and_for_a_while(
     make_broker: Callable[[], LocalBroker], tmp_path: Path
 ) -> None:
