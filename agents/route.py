@@ -53,7 +53,7 @@ async def route(event: Retrieved, router: Router, available_tiers: Collection[st
         top_p=decision.action.top_p,
         probability=decision.probability,
         arms=decision.probabilities,
-        available_tiers=tuple(available_tiers),
+        available_tiers=tuple(t for t in router.arms.tiers if t in available_tiers),
         features=features,
         features_version=FEATURES_VERSION,
         hidden=decision.hidden,

@@ -95,6 +95,11 @@ class MemoryView:
     def ready(self) -> bool:
         return self._caught_up.is_set() and self._task is not None and not self._task.done()
 
+    @property
+    def failed(self) -> bool:
+        """Whether following has ended though nobody stopped it."""
+        return self._task is not None and self._task.done() and not self._task.cancelled()
+
     def offsets(self) -> dict[str, int]:
         """Partition -> offset of the next change; partitions that hold nothing are left out."""
         return {str(p): offset for p, offset in self._positions.items() if offset}

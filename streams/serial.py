@@ -38,9 +38,12 @@ class SerialLog:
         self.positions: dict[str, int] = {}  # "<stage> <topic>" -> next offset, as last committed
         self._file: BinaryIO | None = None
         if file is not None:
-            self._load(file)
+            raw = file.read_bytes() if file.exists() else b""
+            self._load(file, raw)
             file.parent.mkdir(parents=True, exist_ok=True)
             self._file = file.open("ab")
+            if raw and not raw.endswith(b"\n"):  # cut between a line and its end
+                self._file.write(b"\n")
 
     def append(self, record: Record) -> Record:
         records = self.topics.setdefault(record.topic, [])
@@ -66,10 +69,8 @@ class SerialLog:
         if self._file is not None:
             self._file.write(orjson.dumps(line) + b"\n")
 
-    def _load(self, file: Path) -> None:
-        if not file.exists():
-            return
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+    def _load(self, file: Path, raw: bytes) -> None:
+        for number, line in enumerate(raw.splitlines(), 1):
             try:
                 entry = orjson.loads(line)
             except orjson.JSONDecodeError as error:

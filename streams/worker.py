@@ -140,7 +140,7 @@ class Worker:
     async def _wait(self, stop: asyncio.Event) -> bool:
         """Until told to stop (False) or until an app has crashed (True)."""
         while not stop.is_set():
-            if any(app.failed for app, _ in self._running):
+            if any(app.failed for app, _ in self._running) or (self.view is not None and self.view.failed):
                 return True
             try:
                 await asyncio.wait_for(stop.wait(), CRASH_POLL_S)
