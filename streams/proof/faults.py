@@ -207,7 +207,7 @@ async def _load(
     waiting_documents = list(documents)
     for number in range(chaos.plan.requests):
         slack_until = time.monotonic() + LONGEST_GAP_S
-        while number / chaos.plan.requests > chaos.share + 0.05 and time.monotonic() < slack_until:
+        while number / chaos.plan.requests > chaos.share + 0.02 and time.monotonic() < slack_until:
             await asyncio.sleep(0.05)
         session = chaos.draws.choice(sessions)
         request_id = f"r{number:05d}"
