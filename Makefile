@@ -30,8 +30,7 @@ lint: environment tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@rm -rf build/imports && cp -RLp build/tree build/imports  # import-linter follows no links
-	cd build/imports && ../../$(BIN)/lint-imports --no-cache --config ../../pyproject.toml
+	cd build/tree && ../../$(BIN)/lint-imports --no-cache --config ../../pyproject.toml
 
 # --- the parts of setup ---
 
@@ -50,7 +49,8 @@ build/tools/bin/uv: | preflight
 	$(PYTHON) -m venv build/tools
 	build/tools/bin/pip install --quiet uv
 
-# The package as its users see it (ruvllm.schemas, ...), for the tools that read files, not imports.
+# The package as its users see it (ruvllm.schemas, ...), for the tools that read files, not imports; a
+# copy, for import-linter follows no links.
 tree:
 	@rm -rf build/tree && mkdir -p build/tree/ruvllm
 	@cp -a ruvllm/*.py ruvllm/py.typed $(ROOMS) build/tree/ruvllm/
@@ -65,7 +65,7 @@ kafka: environment
 
 lock: | $(UV)                ## choose versions anew; tests/unit/test_setup.py holds the lock to its rules
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade \
-	  --extra train --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --extra train --extra dev --generate-hashes \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean:                       ## what can be made again; models, Kafka and its log stay in the home folder
