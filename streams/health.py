@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ruvllm.errors import InvalidConfiguration
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.stage_app import LONGEST_HANDLER_S, Owners, StageApp
 
@@ -98,6 +99,13 @@ async def serve_health(health: Health, metrics: Metrics, port: int) -> tuple[web
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise InvalidConfiguration(
+            f"port {port} for health and metrics is taken",
+            hint="Set workers.answer_port, workers.pool_port or workers.learn_port; 0 takes a free one.",
+        ) from error
     server: Any = site._server
     return runner, int(server.sockets[0].getsockname()[1])

@@ -49,7 +49,9 @@ class ProcessState:
 class Processes:
     """The processes of one installation: its folder is <home>/run/<prefix>."""
 
-    def __init__(self, settings: Settings, flags: Mapping[str, str] | None = None) -> None:
+    def __init__(self, settings: Settings, flags: Mapping[str, str] | None = None, *, file: Path | None = None) -> None:
+        """`flags` and `file`: what the settings came from; the processes read the same."""
+        self._file = file.absolute() if file is not None else None
         self.folder = settings.home / "run" / settings.kafka.prefix
         self._flags = dict(flags or {})
 
@@ -130,7 +132,8 @@ class Processes:
         self.folder.mkdir(parents=True, exist_ok=True)
         name = name or process
         flags = [part for key, value in self._flags.items() for part in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-m", "ruvllm.streams.cli", *flags, "worker", process, "--name", name]
+        config = ("--config", str(self._file)) if self._file is not None else ()
+        command = [sys.executable, "-m", "ruvllm.streams.cli", *config, *flags, "worker", process, "--name", name]
         with self.log_file(name).open("ab") as log:
             return subprocess.Popen(
                 command,

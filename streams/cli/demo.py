@@ -49,7 +49,7 @@ def demo(
     broker = broker_of(here.settings)
     was_running = broker.kind == "external" or broker.status().running
     bootstrap = str(broker.bootstrap)
-    processes = Processes(here.settings, {**here.flags, "kafka.bootstrap_servers": bootstrap})
+    processes = Processes(here.settings, {**here.flags, "kafka.bootstrap_servers": bootstrap}, file=here.file)
     were_up = {s.process for s in processes.states() if s.running}
     try:
         if not was_running:

@@ -52,7 +52,7 @@ def up(context: typer.Context) -> None:
     if broker.kind != "external":
         with here.console.status("starting Kafka"):
             broker.start()
-    processes = Processes(here.settings, {**here.flags, "kafka.bootstrap_servers": broker.bootstrap})
+    processes = Processes(here.settings, {**here.flags, "kafka.bootstrap_servers": broker.bootstrap}, file=here.file)
     with here.console.status("starting answer, pool and learn"):
         processes.start()
     here.console.print(f"up: Kafka at {broker.bootstrap}, profile {here.settings.profile}")
