@@ -6,11 +6,12 @@ in another session is another request, with a response of its own.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from ruvllm.errors import RuvllmError, error_codes
+from ruvllm.errors import InvalidRequest, RuvllmError, error_codes
 from ruvllm.schemas.event import Event, Identifier, Instant, RequestEvent, Value
 from ruvllm.schemas.ids import new_id
 
@@ -45,6 +46,23 @@ class Constraints(Value):
         description="memory: answer from memory or say that it does not know; "
         "open: memory helps, the model may go on without; none: memory is not asked",
     )
+
+
+def constraints_of(given: Mapping[str, Any]) -> Constraints:
+    """What a program gives as keywords. Raises InvalidRequest, for a name that does not exist too.
+
+    On the wire an unknown field is a newer writer's and is ignored; in a call it is a slip.
+    """
+    unknown = sorted(given.keys() - Constraints.model_fields.keys())
+    if unknown:
+        raise InvalidRequest(
+            f"there is no constraint {unknown[0]!r}", hint=f"There are: {', '.join(Constraints.model_fields)}."
+        )
+    try:
+        return Constraints.model_validate(dict(given))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InvalidRequest(f"constraint `{problem['loc'][0]}` = {problem['input']!r}: {problem['msg']}") from error
 
 
 class Ask(Event):

@@ -18,13 +18,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError
-from pydantic import ValidationError
 
 from ruvllm.agents.outbox import Emit
 from ruvllm.errors import BrokerUnavailable, DeadlineExceeded, InvalidRequest, RuvllmError
 from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import PutDocument, RemoveDocument
-from ruvllm.schemas.request import Ask, Constraints, Message, Rate, Response
+from ruvllm.schemas.request import Ask, Message, Rate, Response, constraints_of
 from ruvllm.schemas.wire import decode
 from ruvllm.streams.log_reader import partitions_of
 from ruvllm.streams.sender import Sender
@@ -149,7 +148,7 @@ class Client:
             prompt=prompt,
             messages=tuple(messages),
             tags=tags or {},
-            constraints=_constraints(constraints),
+            constraints=constraints_of(constraints),
         )
         sender = self._started()
         key = (session or ask.request_id, ask.request_id)
@@ -244,17 +243,3 @@ class Client:
         if self._sender is None:
             raise RuvllmError("the client is not started", hint="Use `async with Client() as client:`.")
         return self._sender
-
-
-def _constraints(given: dict[str, Any]) -> Constraints:
-    """Keywords as constraints. Raises InvalidRequest: on the wire an unknown field is ignored, here it is a slip."""
-    unknown = sorted(given.keys() - Constraints.model_fields.keys())
-    if unknown:
-        raise InvalidRequest(
-            f"there is no constraint {unknown[0]!r}", hint=f"There are: {', '.join(Constraints.model_fields)}."
-        )
-    try:
-        return Constraints(**given)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise InvalidRequest(f"constraint `{problem['loc'][0]}` = {problem['input']!r}: {problem['msg']}") from error

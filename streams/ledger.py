@@ -13,11 +13,14 @@ Invariant: an offset is committed only when it and all delivered before it are a
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import faust
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
+from mode.utils.futures import maybe_async
 
 
 class Ledger:
@@ -52,8 +55,28 @@ class Ledger:
         return len(self._done)
 
 
-class ReadCommittedThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """A consumer that sees committed records only, with the co-partitioning assignor."""
+class InLoopConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's consumer thread without the thread: it reads committed records, in the app's own loop.
+
+    Faust keeps a thread a consumer so that slow agents do not delay heartbeats. Ours await: models
+    run in threads and processes of their own. Four consumers in four threads cost each record two
+    hand-overs and a fight for the interpreter (docs/log.md has the figures).
+    """
+
+    def __init__(self, consumer: Any, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
+        super().__init__(consumer, loop=loop, thread_loop=loop, **kwargs)
+
+    async def start(self) -> None:
+        self._thread_started.set()
+        await self._default_start()
+
+    async def stop(self) -> None:
+        if self._started.is_set() and not self._stopped.is_set():
+            self._stopped.set()
+            await self._shutdown_thread()
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await maybe_async(fun(*args, **kwargs))
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -69,8 +92,8 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
         self._ledgers: dict[Any, Ledger] = {}
         super().__init__(*args, **kwargs)
 
-    def _new_consumer_thread(self) -> ReadCommittedThread:
-        return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> InLoopConsumerThread:
+        return InLoopConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def _to_message(self, tp: Any, record: Any) -> Any:
         self._ledgers.setdefault(tp, Ledger()).delivered(record.offset)

@@ -19,7 +19,7 @@ from ruvllm.agents.memory_fold import CHANGES, fold
 from ruvllm.agents.outbox import Emit, Outbox
 from ruvllm.errors import InvalidConfiguration, RuvllmError
 from ruvllm.schemas.event import Event
-from ruvllm.schemas.request import Ask, Constraints, Response
+from ruvllm.schemas.request import Ask, Response, constraints_of
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import Guard, Retry, give_up, read, stage_events
 from ruvllm.streams.metrics import Metrics
@@ -172,7 +172,7 @@ class SerialSystem:
 
     async def ask(self, prompt: str, *, session: str | None = None, **constraints: Any) -> Response:
         """Ask one question and run the flow until it is answered. Keywords as `Constraints`."""
-        ask = Ask(time=self.clock.now(), prompt=prompt, session=session, constraints=Constraints(**constraints))
+        ask = Ask(time=self.clock.now(), prompt=prompt, session=session, constraints=constraints_of(constraints))
         await self.send(ask)
         await self.run()
         return self.responses(ask.request_id)[-1]

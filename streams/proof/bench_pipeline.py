@@ -26,7 +26,7 @@ from ruvllm.streams.proof.report import quantiles_ms, report
 from ruvllm.streams.topics import admin
 
 FLAGS = {"profile": "tiny", "generation.backend": "echo", "retrieval.embedder": "hashing"}
-WARM_UP = 30
+WARM_UP = 64  # every partition several times: a producer's first transactions are slow
 
 
 class RawPath:

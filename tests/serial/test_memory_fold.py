@@ -139,6 +139,7 @@ async def test_another_tenants_documents_never_appear(system):
     # then nothing of the other is retrieved, shown or said
     own = {n.node_id for n in system.memory.contents().nodes if n.tenant == "default"}
     seen = {p.node_id for e in system.events("context.retrieved") for p in e.retrieval.passages}
+    assert own.isdisjoint(n.node_id for n in system.memory.contents().nodes if n.tenant == "harbour")
     assert "Osk Arrin" in keeper.text
     assert "heron" not in vault.text
     assert seen and seen <= own

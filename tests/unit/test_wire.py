@@ -63,11 +63,12 @@ def test_vectors_come_back_bit_for_bit():
 
 
 def test_a_vector_copies_what_it_is_made_from():
-    # given an array of the caller's; when it changes afterwards; then the event's does not
+    # given an array of the caller's; when it changes afterwards; then the event's does not, and cannot be changed
     mine = np.ones(3, np.float32)
     vector = decode_vector(mine)
     mine[0] = 7
     assert vector.tolist() == [1, 1, 1]
+    assert not vector.flags.writeable
 
 
 def test_absent_fields_take_their_defaults_and_none_is_not_written():
