@@ -13,7 +13,7 @@ ROOMS := schemas models agents streams
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test lint unit lock clean preflight environment tree models kafka
+.PHONY: setup demo test lint unit docs lock clean preflight environment tree models kafka
 
 setup: models kafka          ## everything that running needs: environment, models, Kafka
 
@@ -67,6 +67,9 @@ lock: | $(UV)                ## choose versions anew; tests/unit/test_setup.py h
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade \
 	  --extra train --extra dev --generate-hashes \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+docs: environment            ## write the generated reference anew; a test fails when it is stale
+	$(BIN)/python -m ruvllm.streams.describe docs/reference
 
 clean:                       ## what can be made again; models, Kafka and its log stay in the home folder
 	rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from ruvllm.agents.desk import Desk, DeskRules
 from ruvllm.agents.outbox import Emit, Outbox
@@ -102,6 +103,11 @@ class DeskLife:
     def _write(self, outbox: Outbox) -> list[Event]:
         self.written += outbox.emits
         return [emit.event for emit in outbox.emits]
+
+
+def asked(life: DeskLife, *ids: str, session: str = "tour", **facts: Any) -> list[Admitted]:
+    """Turns of a session, one after the other; what was admitted of them."""
+    return [a for i in ids for a in admitted(life.meet(life.turn(i, session, **facts)))]
 
 
 def admitted(events: Iterable[Event]) -> list[Admitted]:

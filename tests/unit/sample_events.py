@@ -247,3 +247,8 @@ SAMPLES: tuple[Event, ...] = (
     MemoryFolded(tenant="harbour", time=TIME, view_id="answer-1", offsets={"0": 7}),
 )
 BY_KIND = {event.kind: event for event in SAMPLES}
+
+
+def content(event: Event) -> tuple[type[Event], dict[str, object]]:
+    """Everything in an event; vectors are base64 there, so equal content is equal bit for bit."""
+    return type(event), event.model_dump()
