@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ruvllm.errors import RuvllmError
-from ruvllm.streams.cli.context import of, run
+from ruvllm.streams.cli.context import of
 from ruvllm.streams.settings import Settings
 
 broker_app = typer.Typer(help="The local Kafka broker.", no_args_is_help=True)
@@ -102,6 +102,8 @@ def worker(
     name: Annotated[str | None, typer.Option(help="of this one, where several of a kind run here")] = None,
 ) -> None:
     """Run one process in the foreground until SIGTERM or SIGINT."""
+    import uvloop
+
     from ruvllm.streams.logs import configure_logs
     from ruvllm.streams.processes import PROCESSES, Processes
     from ruvllm.streams.worker import Worker
@@ -119,7 +121,7 @@ def worker(
         return await Worker(kind, here.settings, bootstrap, name=name).run(ready_file=processes.ready_file(name))
 
     with processes.hold(name):
-        raise typer.Exit(run(work()))
+        raise typer.Exit(uvloop.run(work()))
 
 
 @broker_app.command("install")
