@@ -53,7 +53,9 @@ FLAGS = {
 }
 LONGEST_GAP_S = 3.0
 """Between two requests while the schedule lags behind: what is armed fires only under load."""
+LAST_REQUESTS = 5
 LAST_CHANCE_S = 20.0
+"""The last requests wait longer, so that whoever is armed last still meets some load."""
 Say = Callable[[str], None]
 
 
@@ -86,7 +88,7 @@ class Chaos:
     def __post_init__(self) -> None:
         names = ["KILL"] * self.plan.aimed + ["STOP"] * self.plan.zombies
         self.draws.shuffle(names)
-        self.specs = [f"sent:{self.draws.randint(1, 4)}:{name}" for name in names]
+        self.specs = [f"sent:{self.draws.randint(1, 3)}:{name}" for name in names]
 
     @property
     def share(self) -> float:
@@ -206,7 +208,8 @@ async def _load(
     submitted: list[tuple[str, str]] = []
     waiting_documents = list(documents)
     for number in range(chaos.plan.requests):
-        slack_until = time.monotonic() + LONGEST_GAP_S
+        last = number >= chaos.plan.requests - LAST_REQUESTS
+        slack_until = time.monotonic() + (LAST_CHANCE_S if last else LONGEST_GAP_S)
         while number / chaos.plan.requests > chaos.share + 0.02 and time.monotonic() < slack_until:
             await asyncio.sleep(0.05)
         session = chaos.draws.choice(sessions)
