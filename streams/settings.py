@@ -78,7 +78,7 @@ class GenerationSettings(Section):
         default="llama", description="the profile's models, or the best sentence of what memory has"
     )
     max_tokens: int = Field(default=256, ge=1, le=4096, description="when the request does not say")
-    threads: int = Field(default=0, ge=0, description="by model process; 0: half of the cores, at most 4")
+    threads: int = Field(default=0, ge=0, description="by model process; 0: one a core, at most 4")
     slots: int = Field(default=4, ge=1, description="jobs under way in one pool worker, over all tiers")
     time_budget_s: float = Field(default=90.0, gt=0, description="longest generation; under the deadline in any case")
     echo_delay_s: float = Field(default=0.0, ge=0, description="what the echo takes for an answer")
@@ -127,7 +127,7 @@ class Settings(Section):
         return self.home / "state" / self.kafka.prefix / worker
 
     def model_threads(self) -> int:
-        return self.generation.threads or max(1, min(4, (os.cpu_count() or 2) // 2))
+        return self.generation.threads or min(4, os.cpu_count() or 1)
 
 
 def load_settings(
