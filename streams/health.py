@@ -68,12 +68,13 @@ class Health:
             since = now
         self._progress[name] = (handled, since)
         self._metrics.open.labels(name).set(open_deliveries)
-        self._metrics.lag.labels(name).set(app.lag())
+        lag = app.lag()
+        self._metrics.lag.labels(name).set(lag)
         stuck = now - since > STUCK_AFTER_S
         forgotten = name not in self._assigned and now - self._started > NEVER_ASSIGNED_AFTER_S
         return {
             "partitions": partitions,
-            "lag": app.lag(),
+            "lag": lag,
             "open": open_deliveries,
             "handled": int(handled),
             "idle_s": round(now - since, 1),

@@ -80,7 +80,7 @@ class MemoryView:
         self._task = asyncio.create_task(self._follow(), name="memory-view")
 
     async def stop(self) -> None:
-        """Stop following, keep a snapshot of what was folded, and withdraw the report."""
+        """Stop following and keep a snapshot; the last report grows old, and so the view is taken for gone."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

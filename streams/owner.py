@@ -34,6 +34,7 @@ from ruvllm.streams.log_reader import read_to_end
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.sender import Sender, put
+from ruvllm.streams.topics import MAX_RECORD_BYTES
 from ruvllm.streams.topology import Stage, topic
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,6 @@ class PartitionOwner:
         metrics: Metrics,
         *,
         is_mine: Callable[[], bool],
-        client: Mapping[str, Any] | None = None,
     ) -> None:
         self.stage = stage
         self.partition = partition
@@ -100,7 +100,6 @@ class PartitionOwner:
         self._clock = clock
         self._metrics = metrics
         self._is_mine = is_mine
-        self._client = dict(client or {})
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue(QUEUE)
         self._kinds = stage_events(stage)
         self._keeper: Keeper | None = None
@@ -251,8 +250,7 @@ class PartitionOwner:
             transaction_timeout_ms=int(TRANSACTION_TIMEOUT_S * 1000),
             acks="all",
             linger_ms=0,
-            max_request_size=10_485_760,
-            **self._client,
+            max_request_size=MAX_RECORD_BYTES,
         )
         await asyncio.wait_for(self._producer.start(), STEP_TIMEOUT_S)  # fences, and ends the old transaction
         keeper = self._make_keeper()
@@ -278,9 +276,13 @@ class PartitionOwner:
 
 async def read_state(keeper: Keeper, stage: Stage, kafka_topic: str, partition: int, bootstrap: str) -> None:
     """Fold a partition of state records into a keeper, up to its end now."""
-    kinds = topic(stage.state or "").events
     async for record in read_to_end(bootstrap, kafka_topic, [partition]):
-        if record.value is None:
-            keeper.forget((record.key or b"").decode("utf-8", "surrogatepass"))
-        else:
-            keeper.apply(read(record, kinds))
+        fold_state(keeper, stage, record)
+
+
+def fold_state(keeper: Keeper, stage: Stage, record: Record) -> None:
+    """Fold one state record, or the tombstone of one, into a keeper."""
+    if record.value is None:
+        keeper.forget((record.key or b"").decode("utf-8", "surrogatepass"))
+    else:
+        keeper.apply(read(record, topic(stage.state or "").events))

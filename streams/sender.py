@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from ruvllm.agents.outbox import Emit
 from ruvllm.streams.records import Record, outgoing
+from ruvllm.streams.topics import MAX_RECORD_BYTES
 from ruvllm.streams.topology import Names
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ LONGEST_PAUSE_S = 5.0
 class Sender:
     """Sends events of one process, named `source`, in the order given."""
 
-    def __init__(self, bootstrap: str, names: Names, *, source: str, client: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, bootstrap: str, names: Names, *, source: str) -> None:
         self.names = names
         self.source = source
         self._producer = AIOKafkaProducer(
@@ -36,8 +37,7 @@ class Sender:
             acks="all",
             enable_idempotence=True,
             linger_ms=0,
-            max_request_size=10_485_760,
-            **(client or {}),
+            max_request_size=MAX_RECORD_BYTES,
         )
 
     async def start(self) -> None:

@@ -23,7 +23,7 @@ from ruvllm.schemas.request import Ask, Response, constraints_of
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import Guard, Retry, give_up, read, stage_events
 from ruvllm.streams.metrics import Metrics
-from ruvllm.streams.owner import Keeper
+from ruvllm.streams.owner import Keeper, fold_state
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.settings import Settings, load_settings
 from ruvllm.streams.topology import STAGES, Names, Shape, Stage, topic
@@ -268,8 +268,4 @@ class SerialSystem:
             if stage.state is None:
                 continue
             for record in self.log.topics.get(self.names.topic(stage.state), []):
-                keeper = self._keeper(stage, record.partition or 0)
-                if record.value is None:
-                    keeper.forget((record.key or b"").decode("utf-8", "surrogatepass"))
-                else:
-                    keeper.apply(read(record, topic(stage.state).events))
+                fold_state(self._keeper(stage, record.partition or 0), stage, record)
