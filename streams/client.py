@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError
 
 from ruvllm.agents.outbox import Emit
@@ -25,7 +25,7 @@ from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import PutDocument, RemoveDocument
 from ruvllm.schemas.request import Ask, Message, Rate, Response, constraints_of
 from ruvllm.schemas.wire import decode
-from ruvllm.streams.log_reader import partitions_of
+from ruvllm.streams.log_reader import listen_from_now
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings, load_settings
 from ruvllm.streams.topology import client_names
@@ -77,11 +77,7 @@ class Client:
             await asyncio.gather(sender.stop(), consumer.stop(), return_exceptions=True)
             raise BrokerUnavailable(f"no Kafka broker answers at {self._bootstrap}") from error
         self._sender, self._consumer = sender, consumer
-        topic = self._names.topic("response.completed")
-        places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
-        consumer.assign(places)
-        for place, end in (await consumer.end_offsets(places)).items():
-            consumer.seek(place, end)  # at once: nothing submitted from here on is missed
+        await listen_from_now(consumer, self._names.topic("response.completed"))
         self._reader = asyncio.create_task(self._read(), name="client-responses")
 
     async def close(self) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from pydantic import ValidationError
 
 from ruvllm.agents.outbox import Emit
 from ruvllm.errors import InvalidDocument, RuvllmError
 from ruvllm.schemas.memory import DocumentProcessed, DocumentState, MediaType, MemoryFolded, PutDocument, RemoveDocument
 from ruvllm.schemas.wire import decode
-from ruvllm.streams.log_reader import partitions_of, read_to_end
+from ruvllm.streams.log_reader import listen_from_now, read_to_end
 from ruvllm.streams.memory_view import REPORT_EVERY_S
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings
@@ -102,11 +102,7 @@ async def ingest(
     await consumer.start()
     await sender.start()
     try:
-        topic = names.topic("document.processed")
-        places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
-        consumer.assign(places)
-        for place, end in (await consumer.end_offsets(places)).items():
-            consumer.seek(place, end)
+        await listen_from_now(consumer, names.topic("document.processed"))
         await sender.send([Emit(command) for command in commands])
         waiting = {command.command_id for command in commands}
         done: list[DocumentProcessed] = []

@@ -39,6 +39,14 @@ async def read_to_end(bootstrap: str, topic: str, partitions: Iterable[int] | No
         await consumer.stop()
 
 
+async def listen_from_now(consumer: AIOKafkaConsumer, topic: str) -> None:
+    """Place a started consumer at the end of every partition: what is written from here on is not missed."""
+    places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
+    consumer.assign(places)
+    for place, end in (await consumer.end_offsets(places)).items():
+        consumer.seek(place, end)  # at once, not at the first fetch
+
+
 async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
     """The partitions of a topic. Raises BrokerUnavailable if there is none of that name."""
     cluster = await consumer._client.fetch_all_metadata()  # the consumer's own copy knows assigned topics only
