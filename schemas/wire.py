@@ -134,9 +134,10 @@ def headers(event: Event, *, source: str, parent: Mapping[str, bytes] | None = N
 
 def event_id(event: Event) -> str:
     """The same id for the same event, however often it is made: consumers deduplicate by it."""
+    fields = type(event).model_fields
     for name in ("change_id", "feedback_id", "command_id"):
-        if value := getattr(event, name, None):
-            return f"{event.kind}/{value}"
+        if name in fields:
+            return f"{event.kind}/{getattr(event, name)}"
     if isinstance(event, RequestEvent):
         return content_id("ev", event.kind, event.tenant, event.session, event.request_id)
     time = event.time.isoformat() if event.time else ""

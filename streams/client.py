@@ -25,6 +25,7 @@ from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import PutDocument, RemoveDocument
 from ruvllm.schemas.request import Ask, Message, Rate, Response, constraints_of
 from ruvllm.schemas.wire import decode
+from ruvllm.streams.fetch_session import use_fetch_sessions
 from ruvllm.streams.log_reader import listen_from_now
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings, load_settings
@@ -70,6 +71,7 @@ class Client:
         """Connect. Raises BrokerUnavailable if nobody answers."""
         sender = Sender(self._bootstrap, self._names, source=f"client/{self._tenant}")
         consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=None, isolation_level="read_committed")
+        use_fetch_sessions(consumer)
         try:
             await sender.start()
             await consumer.start()

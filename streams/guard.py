@@ -80,6 +80,8 @@ class Guard:
         self._sender = sender
         self._clock = clock
         self._metrics = metrics
+        self._seconds = metrics.seconds.labels(stage.name)
+        self._done = metrics.handled.labels(stage.name, "done")
         self._retry = retry
         self._kinds = kinds_by_topic(stage, sender.names)
 
@@ -97,7 +99,7 @@ class Guard:
             return
         await self._sender.send([Emit(e) for e in outputs], parent=record.headers)
         reach("passed")
-        self._metrics.handled.labels(self.stage.name, "done").inc()
+        self._done.inc()
 
     def _attempts(self) -> AsyncIterator[stamina.Attempt]:
         return aiter(
@@ -117,7 +119,7 @@ class Guard:
         started = time.perf_counter()
         result = await self._handler(event, record.origin)
         elapsed_s = time.perf_counter() - started
-        self._metrics.seconds.labels(self.stage.name).observe(elapsed_s)
+        self._seconds.observe(elapsed_s)
         outputs = [result] if isinstance(result, Event) else list(result)
         return [timed(e, self.stage.name, elapsed_s) for e in outputs]
 

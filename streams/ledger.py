@@ -14,13 +14,16 @@ Invariant: an offset is committed only when it and all delivered before it are a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import faust
+from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from mode.utils.futures import maybe_async
+
+from ruvllm.streams.fetch_session import use_fetch_sessions
 
 
 class Ledger:
@@ -82,6 +85,7 @@ class InLoopConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # both are read when the consumer starts
         consumer._partition_assignment_strategy = [RangePartitionAssignor]
+        use_fetch_sessions(consumer)
         return consumer
 
 
@@ -130,6 +134,10 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
     def abandon(self, message: Any) -> None:
         """Give up a message whose partition went to another worker: nobody waits for it any more."""
         self._unacked_messages.discard(message)
+
+    def assigned(self) -> Set[TopicPartition]:
+        """The coordinator's last word, without the copy that `assignment` makes."""
+        return self._thread._ensure_consumer().assignment()  # type: ignore[no-any-return]
 
     def open_deliveries(self) -> int:
         """How many messages were delivered and are not done."""

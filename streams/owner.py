@@ -99,6 +99,8 @@ class PartitionOwner:
         self._bootstrap = bootstrap
         self._clock = clock
         self._metrics = metrics
+        self._seconds = metrics.seconds.labels(stage.name)
+        self._done = metrics.handled.labels(stage.name, "done")
         self._is_mine = is_mine
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue(QUEUE)
         self._kinds = stage_events(stage)
@@ -192,10 +194,10 @@ class PartitionOwner:
                 await self._drop()
                 await self._give_up(delivery.record, error)
                 return
-            self._metrics.seconds.labels(self.stage.name).observe(time.perf_counter() - started)
+            self._seconds.observe(time.perf_counter() - started)
         effects.append((self._keeper.tick(), None))
         await self._commit(effects)
-        self._metrics.handled.labels(self.stage.name, "done").inc(len(group))
+        self._done.inc(len(group))
 
     async def _give_up(self, record: Record, error: BaseException) -> None:
         await give_up(record, error, self.stage, self._sender, self._clock, self._metrics)

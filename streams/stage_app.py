@@ -15,6 +15,7 @@ from typing import Any
 
 import faust
 import structlog
+from aiokafka import TopicPartition
 
 from ruvllm.streams.guard import Guard
 from ruvllm.streams.ledger import LedgerApp
@@ -137,7 +138,7 @@ class StageApp:
 
     def is_mine(self, topic: str, partition: int) -> bool:
         """Whether the coordinator's last word gives a partition to this process."""
-        return (topic, partition) in self.partitions()
+        return TopicPartition(topic, partition) in self.app.consumer.assigned()
 
     def lag(self) -> int:
         """Offsets between what was committed and the partitions' ends; markers count, so it may rest above 0."""
