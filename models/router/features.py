@@ -131,8 +131,8 @@ FEATURES: Final[tuple[Feature, ...]] = (
 INDEX: Final = {feature.name: i for i, feature in enumerate(FEATURES)}
 """Name -> place in the vector."""
 
-_MEMORY_NAMES = tuple(f.name for f in FEATURES if f.group == "memory")
 _MEASURED = tuple(f.name for f in FEATURES if f.group not in ("projection", "reserved"))
+_MEASURED_AT = slice(PROJECTED, PROJECTED + len(_MEASURED))
 _LOW = np.array([f.range[0] for f in FEATURES], dtype=np.float32)
 _HIGH = np.array([f.range[1] for f in FEATURES], dtype=np.float32)
 _LOG_AT = np.array([i for i, f in enumerate(FEATURES) if f.log_full is not None])
@@ -158,19 +158,19 @@ def request_features(
     `query_vector` is (384,) float32 of unit length, or zero for a text without content; anything
     else raises InvalidConfiguration. `tiers` are the profile's, small to large.
     """
-    values = surface(question)
-    for name in _MEMORY_NAMES:
-        values[name] = getattr(signals, name)
-    values["turns"] = history_turns
-    values["history_characters"] = history_characters
-    values |= previous_turn(previous, tiers)
-    values["deadline_slack"] = math.inf if deadline_slack_s is None else deadline_slack_s
-    values["max_tokens"] = max_tokens or 0
-    values["minimum_quality"] = minimum_quality or 0.0
-    for name in ("memory", "open", "none"):
-        values[f"grounding_{name}"] = grounding == name
-    values["bias"] = 1.0
-    return _scaled(_project(query_vector), [values[name] for name in _MEASURED])
+    session = {
+        "turns": history_turns,
+        "history_characters": history_characters,
+        **previous_turn(previous, tiers),
+        "deadline_slack": math.inf if deadline_slack_s is None else deadline_slack_s,
+        "max_tokens": max_tokens or 0,
+        "minimum_quality": minimum_quality or 0.0,
+        "grounding_memory": grounding == "memory",
+        "grounding_open": grounding == "open",
+        "grounding_none": grounding == "none",
+        "bias": 1.0,
+    }
+    return _scaled(_project(query_vector), (*surface(question).values(), *signals, *session.values()))
 
 
 def features_markdown() -> str:
@@ -193,15 +193,17 @@ def features_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scaled(projected: Float32s, measured: list[float]) -> Float32s:
+def _scaled(projected: Float32s, measured: Sequence[float]) -> Float32s:
     """Logarithms, then clipping to the table's ranges; what is not a number becomes 0."""
     out = np.zeros(len(FEATURES), dtype=np.float32)
     out[:PROJECTED] = projected
-    out[PROJECTED : PROJECTED + len(measured)] = measured
-    out[_LOG_AT] = np.log1p(np.maximum(out[_LOG_AT], 0)) * _LOG_SCALE
-    np.clip(out, _LOW, _HIGH, out=out)
-    out[np.isnan(out)] = 0.0
-    out.flags.writeable = False
+    out[_MEASURED_AT] = np.fromiter(measured, np.float32, len(_MEASURED))
+    np.maximum(out, _LOW, out=out)  # and np.minimum: np.clip takes twice the time of both
+    out[_LOG_AT] = np.log1p(out[_LOG_AT]) * _LOG_SCALE
+    np.minimum(out, _HIGH, out=out)
+    if math.isnan(out.dot(out)):
+        out[np.isnan(out)] = 0.0
+    out.setflags(write=False)
     return out
 
 
@@ -210,14 +212,14 @@ def _project(query_vector: Float32s) -> Float32s:
 
     Norms and distances are kept: E |R x|^2 / 64 = |x|^2 for R of independent N(0, 1).
     """
-    squared = float(query_vector @ query_vector) if query_vector.shape == (QUERY_DIMENSIONS,) else math.nan
+    squared = float(query_vector.dot(query_vector)) if query_vector.shape == (QUERY_DIMENSIONS,) else math.nan
     if not squared <= 1.01:  # true for NaN as well
         raise InvalidConfiguration(
             f"the query vector has shape {query_vector.shape} and squared length {squared:g}; "
             f"the router's features need ({QUERY_DIMENSIONS},) of unit length",
             hint="Serve with the embedder that the profile names.",
         )
-    projected: Float32s = _projection() @ query_vector
+    projected: Float32s = _projection().dot(query_vector)
     return projected
 
 

@@ -7,12 +7,12 @@ Names are those of the feature table's memory and session groups. Values are in 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """What the router needs of one retrieved passage. `kind`: document, question, answer or concept."""
 
     similarity: float
@@ -22,8 +22,7 @@ class Hit:
     characters: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemorySignals:
+class MemorySignals(NamedTuple):
     """What memory had on the question, in natural units; all 0: nothing."""
 
     hits: float = 0.0
@@ -51,32 +50,31 @@ class MemorySignals:
         if n == 0:
             return cls()
         # fsum and the sort make the result independent of the order, to the last bit.
-        cosines = sorted((h.similarity if math.isfinite(h.similarity) else 0.0 for h in found), reverse=True)
+        similarities, kinds, by_graph, ages_s, characters = zip(*found, strict=True)
+        cosines = sorted([s if math.isfinite(s) else 0.0 for s in similarities])
         mean = math.fsum(cosines) / n
-        second = cosines[1] if n > 1 else 0.0
-        kinds = [h.kind for h in found]
+        best, second = cosines[-1], cosines[-2] if n > 1 else 0.0
         return cls(
             hits=n,
-            best_similarity=cosines[0],
+            best_similarity=best,
             second_similarity=second,
             mean_similarity=mean,
-            similarity_spread=math.sqrt(math.fsum((c - mean) ** 2 for c in cosines) / n),
-            similarity_gap=cosines[0] - second,
-            hits_over_30=sum(c > 0.3 for c in cosines),
-            hits_over_50=sum(c > 0.5 for c in cosines),
-            hits_over_70=sum(c > 0.7 for c in cosines),
+            similarity_spread=math.sqrt(math.fsum([(c - mean) ** 2 for c in cosines]) / n),
+            similarity_gap=best - second,
+            hits_over_30=n - bisect_right(cosines, 0.3),
+            hits_over_50=n - bisect_right(cosines, 0.5),
+            hits_over_70=n - bisect_right(cosines, 0.7),
             documents=kinds.count("document") / n,
             questions=kinds.count("question") / n,
             answers=kinds.count("answer") / n,
             concepts=kinds.count("concept") / n,
-            by_graph=sum(h.by_graph for h in found) / n,
-            mean_age=math.fsum(max(0.0, h.age_s) for h in found) / n,
-            context_characters=sum(h.characters for h in found),
+            by_graph=sum(by_graph) / n,
+            mean_age=math.fsum([age_s if age_s > 0 else 0.0 for age_s in ages_s]) / n,
+            context_characters=sum(characters),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PreviousTurn:
+class PreviousTurn(NamedTuple):
     """How the session's turn before ended. `finish_reason`: stop, length, deadline, abstained, error."""
 
     confidence: float
