@@ -1,14 +1,16 @@
 """A process's view of memory: the fold of `memory.changed` from a snapshot and then the tail.
 
-Invariant: `memory` is the fold of exactly the records below `offsets()`. The view reads without a
-consumer group, so it disturbs nobody, and says how far it has come in `memory.folded`.
+Invariant: `memory` is the fold of exactly the records below `offsets()` of one log. A snapshot of another
+log is not taken, and a view whose log was replaced or cut ends: it never goes on from somewhere else.
+The view reads without a consumer group, so it disturbs nobody, and says how far it has come in
+`memory.folded`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -18,7 +20,7 @@ from aiokafka.errors import KafkaError
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.memory_fold import CHANGES, fold
 from ruvllm.agents.outbox import Emit
-from ruvllm.errors import RuvllmError
+from ruvllm.errors import BrokerUnavailable, RuvllmError
 from ruvllm.models.memory.snapshot import load_latest, save
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.ids import new_id
@@ -28,6 +30,7 @@ from ruvllm.streams.log_reader import record_of
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record
 from ruvllm.streams.sender import Sender
+from ruvllm.streams.topics import admin
 
 log = structlog.get_logger(__name__)
 
@@ -65,18 +68,16 @@ class MemoryView:
         self._snapshots_kept = snapshots_kept
         self._topic = sender.names.topic("memory.changed")
         self._positions: dict[int, int] = dict.fromkeys(range(sender.names.partitions), 0)
+        self._log_id: str | None = None  # of the log that is folded, once it was seen
         self._since_snapshot = 0
+        self._saving: asyncio.Future[Path] | None = None
         self._caught_up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._reported: tuple[float, dict[int, int]] = (0.0, {})
         self.memory = new_memory()
 
     async def start(self) -> None:
-        """Load the newest sound snapshot and start to follow the tail."""
-        found = await asyncio.to_thread(load_latest, self._folder, embedder=self._embedder, dimension=self._dimension)
-        if found is not None:
-            self.memory, offsets = found
-            self._positions.update({int(p): offset for p, offset in offsets.items()})
+        """Start to follow the log, from the newest snapshot of it that is sound."""
         self._task = asyncio.create_task(self._follow(), name="memory-view")
 
     async def stop(self) -> None:
@@ -84,12 +85,24 @@ class MemoryView:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        if self._saving is not None:  # its thread does not end with the task
+            await asyncio.wait({self._saving})
         if self._since_snapshot:
             await self._snapshot()
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Until the view has reached what was the topic's end when it started."""
-        await asyncio.wait_for(self._caught_up.wait(), timeout_s)
+        """Until the view has reached what was the topic's end when it started.
+
+        Raises what ended it before that, or TimeoutError.
+        """
+        assert self._task is not None
+        caught_up = asyncio.create_task(self._caught_up.wait())
+        await asyncio.wait({caught_up, self._task}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        caught_up.cancel()
+        if self._task.done():
+            self._task.result()
+        if not self._caught_up.is_set():
+            raise TimeoutError(f"memory has not been folded to its log's end within {timeout_s:.0f} s")
 
     @property
     def ready(self) -> bool:
@@ -110,25 +123,30 @@ class MemoryView:
         while True:
             try:
                 await self._read_on()
-            except KafkaError as error:
+            except (KafkaError, BrokerUnavailable) as error:
                 log.warning("memory_view_reconnects", error=repr(error))
                 await asyncio.sleep(1.0)
+            except Exception as error:
+                log.error("memory_view_ends", error=str(error))
+                raise
 
     async def _read_on(self) -> None:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=None,
             isolation_level="read_committed",
+            auto_offset_reset="none",  # an offset that the log does not have is an error, not a jump
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         await consumer.start()
         try:
             places = [TopicPartition(self._topic, p) for p in self._positions]
-            consumer.assign(places)
             beginnings = await consumer.beginning_offsets(places)
             ends = await consumer.end_offsets(places)
+            await self._go_on(await self._read_log_id(), {t.partition: (beginnings[t], ends[t]) for t in places})
+            consumer.assign(places)
             for place in places:
-                consumer.seek(place, max(self._positions[place.partition], beginnings[place]))
+                consumer.seek(place, self._positions[place.partition])
             while True:
                 batch = await consumer.getmany(timeout_ms=50, max_records=500)
                 for records in batch.values():
@@ -144,6 +162,39 @@ class MemoryView:
         finally:
             await consumer.stop()
 
+    async def _read_log_id(self) -> str:
+        """Which log this is: a cluster's id is drawn when its storage is formatted. Raises BrokerUnavailable."""
+        async with admin(self._bootstrap) as client:
+            cluster = await client.describe_cluster()
+        return f"{cluster.get('cluster_id')}/{self._topic}"
+
+    async def _go_on(self, log_id: str, spans: Mapping[int, tuple[int, int]]) -> None:
+        """Place the view in the log (`spans`: partition -> first and next offset), at first by a snapshot.
+
+        Raises RuvllmError if what was folded so far is not the beginning of this log.
+        """
+        if self._log_id is None:
+            found = await asyncio.to_thread(
+                load_latest,
+                self._folder,
+                log_id=log_id,
+                spans={str(p): span for p, span in spans.items()},
+                embedder=self._embedder,
+                dimension=self._dimension,
+            )
+            self._positions = {p: first for p, (first, _) in spans.items()}
+            if found is not None:
+                self.memory, offsets = found
+                self._positions.update({int(p): offset for p, offset in offsets.items()})
+            self._log_id = log_id
+        outside = [p for p, (first, end) in spans.items() if not first <= self._positions[p] <= end]
+        if log_id != self._log_id or outside:
+            raise RuvllmError(
+                f"memory was folded from log {self._log_id}, and this is {log_id}"
+                + (f", which does not hold what comes next in partitions {outside}" if outside else ""),
+                hint="Were topics deleted, or the broker's data? Start again: memory is folded from what is there.",
+            )
+
     def _fold(self, record: Record) -> None:
         try:
             fold(self.memory, read(record, CHANGES))  # type: ignore[arg-type]
@@ -152,8 +203,18 @@ class MemoryView:
         self._since_snapshot += 1
 
     async def _snapshot(self) -> None:
-        offsets = self.offsets()
-        await asyncio.to_thread(save, self.memory, offsets, self._folder, keep=self._snapshots_kept, name=new_id())
+        assert self._log_id is not None
+        saving = asyncio.to_thread(
+            save,
+            self.memory,
+            self.offsets(),
+            self._folder,
+            log_id=self._log_id,
+            keep=self._snapshots_kept,
+            name=new_id(),
+        )
+        self._saving = asyncio.ensure_future(saving)
+        await asyncio.shield(self._saving)  # cancelled or not, `stop` finds it
         self._since_snapshot = 0
 
     async def _report(self) -> None:

@@ -6,7 +6,7 @@ Strengths add, so the order in which they arrive does not matter; the weight is 
     s(w)    = -ln(1 - w)                    its inverse, for the weight at birth
     s(t)    = s0 * 2^(-(t - t0) / h)        half-life decay, h in seconds
 
-DESIGN section 5 is the source of all three.
+DESIGN section 5 is the source of all three. Only what was learnt decays (`half_life`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ import math
 from ruvllm.errors import InvalidRequest
 
 DEFAULT_BIRTH_WEIGHT = 0.5
+
+STRUCTURAL = frozenset({"follows", "contains", "derived", "cites"})
+"""Relations that a text states, or that were made with the node itself: as true in a year as today.
+
+What was learnt from use (`co_retrieved`, `answered_by`, ...) has to be confirmed by use, and decays.
+A structural edge ends when what states it is removed or changed.
+"""
 
 
 def weight(strength: float) -> float:
@@ -28,6 +35,11 @@ def strength_at_birth(birth_weight: float = DEFAULT_BIRTH_WEIGHT) -> float:
     if not 0.0 <= birth_weight < 1.0:
         raise InvalidRequest(f"an edge's weight at birth lies in [0, 1), got {birth_weight}")
     return -math.log1p(-birth_weight)
+
+
+def half_life(relation: str, learned_s: float) -> float:
+    """Seconds until an edge of this relation has half of its strength: `learned_s`, infinite if structural."""
+    return math.inf if relation in STRUCTURAL else learned_s
 
 
 def decayed(strength: float, elapsed_s: float, half_life_s: float) -> float:

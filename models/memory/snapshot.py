@@ -1,8 +1,9 @@
 """A memory and the offsets it was folded to, as files: start from here, then fold the tail of the log.
 
 Invariant: a snapshot is complete or it is not there. Files are written to a hidden folder and synced,
-`manifest.json` (offsets, counts, digest, SHA-256 of each file) comes last, then one rename shows it.
-What does not match its hashes is passed over for the snapshot before it.
+`manifest.json` (log, offsets, counts, digest, SHA-256 of each file) comes last, then one rename shows it.
+What does not match its hashes, or is of another log, is passed over for the snapshot before it. One save
+at a time works in a folder.
 
     <folder>/<sequence>-<name>/  nodes.jsonl  vectors.npy  edges.jsonl  graph-<n>.hnsw  graph-<n>.json
 
@@ -12,11 +13,13 @@ damaged ones, the HNSW index is built again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from ruvllm.errors import InvalidConfiguration
 from ruvllm.models.memory.node import Contents, Edge, Float32s, Node
 from ruvllm.models.memory.store import DEFAULT_HALF_LIFE_S, Memory
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONTENT_FILES = ("nodes.jsonl", "vectors.npy", "edges.jsonl")
 
 log = structlog.get_logger(__name__)
@@ -38,56 +41,40 @@ class _Unusable(Exception):
     """Why a snapshot cannot be taken; never leaves this module."""
 
 
-def save(memory: Memory, offsets: Mapping[str, int], folder: Path, *, keep: int = 2, name: str) -> Path:
+def save(memory: Memory, offsets: Mapping[str, int], folder: Path, *, log_id: str, keep: int = 2, name: str) -> Path:
     """Write a snapshot into `folder`, delete all but the newest `keep`, return its own folder.
 
-    `offsets` (partition -> next offset) were reached before this call. Changes folded since then do no
-    harm: they are in the snapshot, and come again with the tail. Run it in a thread; the memory's lock is
-    held while references are copied and the HNSW graphs written (20k nodes: 0.1 s), not for the rest.
-    `name` is for people: letters, digits, dots, underscores, hyphens. One process writes one folder.
-    Raises InvalidConfiguration on another name or keep < 1, OSError if the disk does.
+    `offsets` (partition -> next offset) of the log that `log_id` names were reached before this call.
+    Changes folded since then do no harm: they are in the snapshot, and come again with the tail. Run it in
+    a thread; the memory's lock is held while references are copied and the HNSW graphs written (20k nodes:
+    0.1 s), not for the rest. A second save into the same folder waits for the first. `name` is for people:
+    letters, digits, dots, underscores, hyphens. Raises InvalidConfiguration on another name or keep < 1,
+    OSError if the disk does.
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name) or keep < 1:
         raise InvalidConfiguration(f"a snapshot needs a plain name and keep >= 1, got {name!r}, {keep}")
     folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob(".writing-*"):
-        shutil.rmtree(left_over)
-    known = _newest_first(folder)
-    sequence = _sequence(known[0]) + 1 if known else 1
-    writing = folder / f".writing-{sequence:010d}"
-    writing.mkdir()
-    with memory.lock:
-        contents = memory.contents()
-        graphs = _save_graphs(memory, writing)
-    _write_contents(contents, writing)
-    for file in writing.iterdir():
-        _sync(file)
-    manifest: dict[str, Any] = {
-        "format": FORMAT_VERSION,
-        "embedder": memory.embedder,
-        "dimension": memory.dimension,
-        "offsets": dict(offsets),
-        "nodes": len(contents.nodes),
-        "edges": len(contents.edges),
-        "digest": contents.digest(),
-        "graphs": graphs,
-        "files": {file.name: _sha256(file) for file in sorted(writing.iterdir())},
-    }
-    manifest["sha256"] = _own_hash(manifest)
-    (writing / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-    _sync(writing / "manifest.json")
-    _sync(writing)
-    target = folder / f"{sequence:010d}-{name}"
-    writing.replace(target)
-    _sync(folder)
-    for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old)
-    return target
+    with _alone_in(folder):
+        for left_over in folder.glob(".writing-*"):  # of a process that died: nobody else is here
+            shutil.rmtree(left_over)
+        known = _newest_first(folder)
+        sequence = _sequence(known[0]) + 1 if known else 1
+        writing = folder / f".writing-{sequence:010d}-{name}"
+        writing.mkdir()
+        _write(memory, offsets, writing, log_id)
+        target = folder / f"{sequence:010d}-{name}"
+        writing.replace(target)
+        _sync(folder)
+        for old in _newest_first(folder)[keep:]:
+            shutil.rmtree(old)
+        return target
 
 
 def load_latest(
     folder: Path,
     *,
+    log_id: str,
+    spans: Mapping[str, tuple[int, int]],
     embedder: str,
     dimension: int,
     half_life_s: float = DEFAULT_HALF_LIFE_S,
@@ -95,13 +82,15 @@ def load_latest(
 ) -> tuple[Memory, dict[str, int]] | None:
     """The newest usable snapshot as (memory, offsets), or None if there is none.
 
-    One that is damaged, of another format or of another embedder is passed over, with a warning in the
-    log that says why: then the memory is folded from an older one, or from the log's beginning.
+    `spans` are the first and the next offset of each partition of the log as it is now. A snapshot that
+    is damaged, of another format, embedder or log, or whose offsets the log does not reach or no longer
+    has, is passed over, with a warning that says why: then the memory is folded from an older one, or
+    from the log's beginning.
     """
     for snapshot in _newest_first(folder):
         memory = Memory(embedder, dimension, half_life_s=half_life_s, exact_below=exact_below)
         try:
-            return memory, _load(snapshot, memory)
+            return memory, _load(snapshot, memory, log_id, spans)
         except (_Unusable, OSError, ValueError, KeyError, TypeError) as reason:
             log.warning("snapshot passed over", snapshot=str(snapshot), reason=str(reason) or repr(reason))
     return None
@@ -117,6 +106,43 @@ def _sequence(snapshot: Path) -> int:
 
 
 # --- writing --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other thread or process saves into this folder, then be the one that does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # gives up the lock, as a death does
+
+
+def _write(memory: Memory, offsets: Mapping[str, int], writing: Path, log_id: str) -> None:
+    """All files of a snapshot, the manifest last, each of them on the disk."""
+    with memory.lock:
+        contents = memory.contents()
+        graphs = _save_graphs(memory, writing)
+    _write_contents(contents, writing)
+    for file in writing.iterdir():
+        _sync(file)
+    manifest: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "embedder": memory.embedder,
+        "dimension": memory.dimension,
+        "log": log_id,
+        "offsets": dict(offsets),
+        "nodes": len(contents.nodes),
+        "edges": len(contents.edges),
+        "digest": contents.digest(),
+        "graphs": graphs,
+        "files": {file.name: _sha256(file) for file in sorted(writing.iterdir())},
+    }
+    manifest["sha256"] = _own_hash(manifest)
+    (writing / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+    _sync(writing / "manifest.json")
+    _sync(writing)
 
 
 def _write_contents(contents: Contents, folder: Path) -> None:
@@ -165,15 +191,25 @@ def _own_hash(manifest: Mapping[str, Any]) -> str:
 # --- reading --------------------------------------------------------------------------------------------
 
 
-def _load(snapshot: Path, memory: Memory) -> dict[str, int]:
+def _load(snapshot: Path, memory: Memory, log_id: str, spans: Mapping[str, tuple[int, int]]) -> dict[str, int]:
     """Fill an empty memory from a snapshot; returns its offsets. Raises _Unusable."""
     manifest = orjson.loads((snapshot / "manifest.json").read_bytes())
     if manifest["sha256"] != _own_hash(manifest):
         raise _Unusable("its manifest is not what was written")
-    wanted = {"format": FORMAT_VERSION, "embedder": memory.embedder, "dimension": memory.dimension}
+    wanted = {
+        "format": FORMAT_VERSION,
+        "log": log_id,
+        "embedder": memory.embedder,
+        "dimension": memory.dimension,
+    }
     for name, value in wanted.items():
-        if manifest[name] != value:
-            raise _Unusable(f"its {name} is {manifest[name]!r}, not {value!r}")
+        if manifest.get(name) != value:
+            raise _Unusable(f"its {name} is {manifest.get(name)!r}, not {value!r}")
+    offsets: dict[str, int] = manifest["offsets"]
+    for partition in sorted(offsets.keys() | spans.keys()):
+        at, (first, end) = offsets.get(partition, 0), spans.get(partition, (0, 0))
+        if not first <= at <= end:
+            raise _Unusable(f"it goes on at offset {at} of partition {partition}, which has {first} to {end}")
     for file in CONTENT_FILES:
         if _sha256(snapshot / file) != manifest["files"][file]:
             raise _Unusable(f"{file} is not what was written")
@@ -186,7 +222,8 @@ def _load(snapshot: Path, memory: Memory) -> dict[str, int]:
     memory.put_nodes(nodes)
     for line in (snapshot / "edges.jsonl").read_bytes().splitlines():
         memory.put_edge(Edge(**orjson.loads(line)))
-    offsets: dict[str, int] = manifest["offsets"]
+    if memory.digest() != manifest["digest"]:
+        raise _Unusable("what was read has another digest than what was written")
     return offsets
 
 

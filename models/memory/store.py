@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ruvllm.errors import InvalidConfiguration, InvalidRequest
-from ruvllm.models.memory.edge_strength import decayed, strength_at_birth, weight
+from ruvllm.models.memory.edge_strength import decayed, half_life, strength_at_birth, weight
 from ruvllm.models.memory.node import Contents, Edge, Float32s, Node
 from ruvllm.models.memory.vector_index import VectorIndex
 
@@ -93,7 +93,10 @@ class Memory:
         half_life_s: float = DEFAULT_HALF_LIFE_S,
         exact_below: int = 2000,
     ) -> None:
-        """`embedder` names the vectors' model; `exact_below` is `VectorIndex`'s threshold, by kind."""
+        """`embedder` names the vectors' model; `exact_below` is `VectorIndex`'s threshold, by kind.
+
+        `half_life_s` is that of edges that were learnt; structural ones do not decay.
+        """
         self.embedder = embedder
         self.dimension = dimension
         self.half_life_s = half_life_s
@@ -201,7 +204,7 @@ class Memory:
     def weight_of(self, edge: Edge, now: float) -> float:
         """w in [0, 1) at `now`, seconds since the epoch."""
         strength = strength_at_birth(edge.birth_weight)
-        return weight(decayed(strength, now - edge.born_at, self.half_life_s))
+        return weight(decayed(strength, now - edge.born_at, half_life(edge.relation, self.half_life_s)))
 
     def expand(
         self,

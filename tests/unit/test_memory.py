@@ -384,9 +384,17 @@ def test_the_first_birth_of_an_edge_stays():
 def test_an_edge_weighs_less_as_time_passes():
     # given an edge of strength s; when two half-lives have passed; then w = 1 - exp(-s / 4)
     memory = memory_of(half_life_s=DAY_S)
-    born = edge("e", "a", "b", 0.8, born_at=1000.0)
+    born = edge("e", "a", "b", 0.8, born_at=1000.0, relation="co_retrieved")
     assert memory.weight_of(born, 1000.0) == pytest.approx(0.8)
     assert memory.weight_of(born, 1000.0 + 2 * DAY_S) == pytest.approx(1 - 0.2**0.25)
+
+
+@pytest.mark.parametrize("relation", ["follows", "contains", "derived", "cites"])
+def test_what_a_text_states_weighs_the_same_for_ever(relation):
+    # given an edge that a text's structure gave; when ten years have passed; then it weighs what it did
+    memory = memory_of(half_life_s=DAY_S)
+    born = edge("e", "a", "b", 0.8, born_at=1000.0, relation=relation)
+    assert memory.weight_of(born, 1000.0 + 3650 * DAY_S) == memory.weight_of(born, 1000.0) == pytest.approx(0.8)
 
 
 def chain(n, w=0.5):

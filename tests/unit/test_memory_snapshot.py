@@ -1,6 +1,9 @@
 """Snapshots: complete or not there, the same memory afterwards, and the one before when one is damaged."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
 import numpy as np
 import orjson
@@ -13,11 +16,13 @@ from ruvllm.errors import InvalidConfiguration
 from ruvllm.models.embedding import HashingEmbedder
 from ruvllm.models.memory import snapshot as snapshots
 from ruvllm.models.memory.node import Edge, Node
-from ruvllm.models.memory.snapshot import load_latest, save
+from ruvllm.models.memory.snapshot import load_latest
 from ruvllm.models.memory.store import Memory
 
 EMBEDDER = HashingEmbedder(dimension=64)
 OFFSETS = {"0": 41, "1": 7}
+SPANS = {"0": (0, 100), "1": (0, 100)}
+save = partial(snapshots.save, log_id="the log")
 
 
 def node(node_id, text, tenant="t", kind="document", **metadata):
@@ -34,7 +39,8 @@ def memory_of(*texts, exact_below=2000):
 
 
 def load(folder, **options):
-    return load_latest(folder, **{"embedder": EMBEDDER.name, "dimension": EMBEDDER.dimension, **options})
+    usual = {"log_id": "the log", "spans": SPANS, "embedder": EMBEDDER.name, "dimension": EMBEDDER.dimension}
+    return load_latest(folder, **{**usual, **options})
 
 
 def answers(memory, tenants="tu"):
@@ -230,9 +236,75 @@ def test_a_snapshot_of_another_embedder_is_passed_over(tmp_path, other):
 
 def test_a_snapshot_of_a_later_format_is_passed_over(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "FORMAT_VERSION", 2)
+        patch.setattr(snapshots, "FORMAT_VERSION", snapshots.FORMAT_VERSION + 1)
         save(memory_of("fog"), {}, tmp_path, name="s")
     assert load(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        ({"log_id": "another log"}, "its log is 'the log', not 'another log'"),
+        ({"spans": {**SPANS, "0": (0, 40)}}, "offset 41 of partition 0, which has 0 to 40"),
+        ({"spans": {**SPANS, "1": (8, 90)}}, "offset 7 of partition 1, which has 8 to 90"),
+        ({"spans": {"1": (0, 90)}}, "offset 41 of partition 0, which has 0 to 0"),
+        ({"spans": {**SPANS, "2": (5, 90)}}, "offset 0 of partition 2, which has 5 to 90"),
+    ],
+    ids=["another log", "past the end", "before the beginning", "no such partition", "a partition it has not begun"],
+)
+def test_a_snapshot_that_the_log_does_not_go_on_from_is_passed_over(tmp_path, now, reason):
+    # given a snapshot; when the log is another, or no longer holds what comes next; then it is not taken
+    save(memory_of("fog"), OFFSETS, tmp_path, name="s")
+    with capture_logs() as logs:
+        assert load(tmp_path, **now) is None
+    assert reason in logs[0]["reason"]
+    # and it is where each of its offsets is at the log's very end or beginning
+    assert load(tmp_path, spans={"0": (0, 41), "1": (7, 7)})[1] == OFFSETS
+
+
+def test_content_that_does_not_have_the_digest_is_passed_over(tmp_path):
+    # given two snapshots, of which the newer lost an edge in a way that its files' hashes do not show
+    save(memory_of("fog"), {"0": 1}, tmp_path, name="older")
+    path = save(memory_of("fog", "bread"), {"0": 2}, tmp_path, name="newer")
+    edges = path / "edges.jsonl"
+    edges.write_bytes(edges.read_bytes().splitlines(keepends=True)[0])
+    manifest = orjson.loads((path / "manifest.json").read_bytes())
+    manifest["files"][edges.name] = snapshots._sha256(edges)
+    manifest["sha256"] = snapshots._own_hash(manifest)
+    (path / "manifest.json").write_bytes(orjson.dumps(manifest))
+    # when loaded; then the older one is there
+    with capture_logs() as logs:
+        assert load(tmp_path)[1] == {"0": 1}
+    assert "digest" in logs[0]["reason"]
+
+
+def test_two_saves_into_one_folder_come_one_after_the_other(tmp_path, monkeypatch):
+    # given a save that is held up in the middle, as by a slow disk
+    begun, go_on = threading.Event(), threading.Event()
+    write_contents = snapshots._write_contents
+
+    def held_up(contents, folder):
+        write_contents(contents, folder)
+        if contents.nodes[0].text == "first":
+            begun.set()
+            assert go_on.wait(10)
+
+    monkeypatch.setattr(snapshots, "_write_contents", held_up)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(save, memory_of("first"), {"0": 1}, tmp_path, name="first")
+        assert begun.wait(10)
+        # when a second comes
+        second = threads.submit(save, memory_of("second"), {"0": 2}, tmp_path, name="second")
+        assert not wait([second], timeout=0.2).done
+        waited = [p.name for p in tmp_path.iterdir()]
+        go_on.set()
+        names = [first.result().name, second.result().name]
+    # then it waits, and both are whole
+    assert waited == [".writing-0000000001-first"]
+    assert names == ["0000000001-first", "0000000002-second"]
+    assert load(tmp_path)[1] == {"0": 2}
+    shutil.rmtree(tmp_path / names[1])
+    assert load(tmp_path)[1] == {"0": 1}
 
 
 @pytest.mark.parametrize(("name", "keep"), [("../up", 2), ("", 2), ("a b", 2), ("fine", 0)])
