@@ -23,6 +23,9 @@ from ruvllm.schemas.ids import content_id
 E = TypeVar("E", bound=Event)
 Headers = list[tuple[str, bytes]]
 
+MAX_TRACE_BYTES = 256
+"""A `traceparent` has 55 bytes in version 00 (https://www.w3.org/TR/trace-context/); a stranger's may be any size."""
+
 EVENTS: tuple[type[Event], ...] = (
     request.Ask,
     request.Rate,
@@ -108,7 +111,11 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def headers(event: Event, *, source: str, parent: Mapping[str, bytes] | None = None) -> Headers:
-    """CloudEvents headers of one event; trace and correlation are inherited from `parent`."""
+    """CloudEvents headers of one event. Its correlation id is its request's.
+
+    The trace of `parent` goes on in all that it causes, but not in another request: a turn that waited
+    for the one before it was not caused by it.
+    """
     pairs: Headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", event_id(event).encode()),
@@ -127,7 +134,9 @@ def headers(event: Event, *, source: str, parent: Mapping[str, bytes] | None = N
     if session:
         pairs.append(("session", session.encode()))
         pairs.append(("ce_subject", session.encode()))
-    if parent and (trace := parent.get("traceparent")):
+    trace = (parent or {}).get("traceparent", b"")
+    theirs = (parent or {}).get("request-id", b"").decode("utf-8", "replace")
+    if 0 < len(trace) <= MAX_TRACE_BYTES and (not request_id or theirs in ("", request_id)):
         pairs.append(("traceparent", trace))
     return pairs
 

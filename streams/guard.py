@@ -2,7 +2,8 @@
 
 Invariant: `handle` returns only when the record's effects are written: its outputs, or its bytes in
 the dead-letter topic and, if its request can be named, the failure that becomes its terminal error.
-It raises nothing but cancellation, so no record is skipped and none is lost.
+It raises only if not even the dead letter can ever be written; the process must end then, with the
+record undone, so no record is skipped and none is lost.
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ from typing import Protocol
 
 import stamina
 import structlog
+from aiokafka.errors import MessageSizeTooLargeError
 
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.outbox import Emit
-from ruvllm.errors import RuvllmError
+from ruvllm.errors import InvalidRequest, RuvllmError
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import InFlight, Origin
+from ruvllm.schemas.memory import DocumentCommand
 from ruvllm.schemas.wire import decode, kind_of
 from ruvllm.streams.fault_points import reach
 from ruvllm.streams.metrics import Metrics
-from ruvllm.streams.records import Record, dead_letter, failure_of
+from ruvllm.streams.records import Record, cut_short, dead_letter, failure_of
 from ruvllm.streams.topology import Names, Stage, topic
 
 log = structlog.get_logger(__name__)
+
+TOO_LARGE = "Send less at once: fewer or shorter messages, tags and stop words."
 
 Handler = Callable[[Event, Origin], Awaitable[Event | Sequence[Event]]]
 """A stage's function, its models bound: one event and where it came in, to the next event or events."""
@@ -66,7 +71,8 @@ def stage_events(stage: Stage) -> tuple[type[Event], ...]:
 
 def read(record: Record, kinds: tuple[type[Event], ...]) -> Event:
     """The event in a record; raises InvalidRequest's kinds only."""
-    return decode(kinds, record.value, kind_of(record.headers))
+    event = decode(kinds, record.value, kind_of(record.headers))
+    return event.found_at(record.origin) if isinstance(event, DocumentCommand) else event
 
 
 class Guard:
@@ -94,10 +100,10 @@ class Guard:
                 with attempt:
                     tries = attempt.num
                     outputs = await self._once(event, record, tries)
+            await self._sender.send([Emit(e) for e in outputs], parent=record.headers)
         except Exception as error:  # the last place where any failure of a stage can be met
             await give_up(record, error, self.stage, self._sender, self._clock, self._metrics, attempt=max(1, tries))
             return
-        await self._sender.send([Emit(e) for e in outputs], parent=record.headers)
         reach("passed")
         self._done.inc()
 
@@ -150,15 +156,19 @@ async def give_up(
 
     `attempt`: how many were made.
     """
+    if isinstance(error, MessageSizeTooLargeError):
+        error = InvalidRequest(f"what follows from it is too large for one record: {error}", hint=TOO_LARGE)
     if not isinstance(error, RuvllmError):
         log.error("stage_failed", stage=stage.name, topic=record.topic, offset=record.offset, exc_info=error)
     kept = not isinstance(error, RuvllmError) or error.dead_letter
-    records = []
     code = error.code if isinstance(error, RuvllmError) else "internal_error"
     if kept:
-        records.append(dead_letter(record, error, stage=stage.name, attempt=attempt, names=sender.names))
+        letter = dead_letter(record, error, stage=stage.name, attempt=attempt, names=sender.names)
+        try:
+            await sender.write([letter])
+        except MessageSizeTooLargeError:  # a letter is larger than its record by what happened to it
+            await sender.write([cut_short(letter, record)])
         metrics.dead_letters.labels(stage.name, code).inc()
-    await sender.write(records)
     failure = failure_of(record, error, stage=stage.name, time=clock.now(), names=sender.names)
     if failure is not None:
         await sender.send([Emit(failure)], parent=record.headers)

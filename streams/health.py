@@ -1,7 +1,8 @@
 """Health by assignment and progress, and metrics, over HTTP.
 
 A process that runs is not a process that works: it is healthy while its consumers have been told
-what is theirs, its owners have read their state, and records that were delivered get done.
+what is theirs, be it nothing (a spare worker), and records that were delivered get done. It is ready
+when its owners have read their state as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.stage_app import LONGEST_HANDLER_S, Owners, StageApp
 
 STUCK_AFTER_S = LONGEST_HANDLER_S + 60
-NEVER_ASSIGNED_AFTER_S = 120.0
+"""Without progress, or without the coordinator's word: a rebalance waits for the longest handler."""
 
 
 class Health:
@@ -32,18 +33,21 @@ class Health:
         metrics: Metrics,
         stages: Sequence[tuple[StageApp, Owners | None]],
         checks: dict[str, Callable[[], bool]],
+        *,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._process = process
         self._metrics = metrics
         self._stages = stages
         self._checks = checks
-        self._started = time.monotonic()
+        self._seconds = seconds
+        self._started = seconds()
         self._progress: dict[str, tuple[float, float]] = {}  # stage -> (handled, when it last grew)
-        self._assigned: set[str] = set()
+        self._told: dict[str, float] = {}  # stage -> when it last knew what is its own
 
     def report(self) -> dict[str, Any]:
         """The state of each stage; `ready` when it can work, `healthy` while it does."""
-        now = time.monotonic()
+        now = self._seconds()
         stages = {app.stage.name: self._stage(app, owners, now) for app, owners in self._stages}
         checks = {name: check() for name, check in self._checks.items()}
         return {
@@ -58,9 +62,8 @@ class Health:
 
     def _stage(self, app: StageApp, owners: Owners | None, now: float) -> dict[str, Any]:
         name = app.stage.name
-        partitions = len(app.partitions())
-        if partitions:
-            self._assigned.add(name)
+        if app.joined:
+            self._told[name] = now
         handled = sum(self._metrics.handled.labels(name, outcome)._value.get() for outcome in ("done", "failed"))
         seen, since = self._progress.get(name, (-1.0, now))
         open_deliveries = app.open_deliveries()
@@ -71,9 +74,9 @@ class Health:
         lag = app.lag()
         self._metrics.lag.labels(name).set(lag)
         stuck = now - since > STUCK_AFTER_S
-        forgotten = name not in self._assigned and now - self._started > NEVER_ASSIGNED_AFTER_S
+        forgotten = now - self._told.get(name, self._started) > STUCK_AFTER_S
         return {
-            "partitions": partitions,
+            "partitions": len(app.partitions()),
             "lag": lag,
             "open": open_deliveries,
             "handled": int(handled),

@@ -5,6 +5,8 @@ Why Faust 0.15's own consumer is not enough (measured; docs/decisions/0003):
   stall or creep;
 - it reads uncommitted records, and loses those of a partition that has no commit yet when resuming
   is slow;
+- it forgets the acknowledgements since the last commit before the commit that ends a rebalance;
+- it commits even when the group has dropped it, which the broker accepts while the group is empty;
 - its round-robin assignor does not put the same partition of two topics on one worker, on which the
   desk relies.
 
@@ -14,7 +16,7 @@ Invariant: an offset is committed only when it and all delivered before it are a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 from typing import Any
 
 import faust
@@ -78,6 +80,12 @@ class InLoopConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self._stopped.set()
             await self._shutdown_thread()
 
+    async def _commit(self, offsets: Any) -> bool:
+        """As a member of the group only: as a stranger we would commit what another worker has yet to do."""
+        if self._ensure_consumer()._coordinator.generation < 0:
+            return False
+        return bool(await super()._commit(offsets))
+
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await maybe_async(fun(*args, **kwargs))
 
@@ -107,16 +115,31 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
         return (tp for tp in list(self._ledgers) if topics is None or tp in topics or tp.topic in topics)
 
     def _new_offset(self, tp: Any) -> int | None:
+        return self._noted(tp).position()
+
+    def _noted(self, tp: Any) -> Ledger:
+        """The ledger of a partition, with all that has been acknowledged."""
         ledger = self._ledgers.setdefault(tp, Ledger())
         done = self._acked[tp]
         for offset in done:
             ledger.acknowledged(offset)
         done.clear()
         self._acked_index[tp].clear()
-        return ledger.position()
+        return ledger
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Gaps need no bookkeeping: the ledger holds what was delivered and nothing else."""
+
+    async def wait_empty(self) -> None:
+        """Wait for what is under way, but not for what waits for its turn: that is given back first."""
+        if self.app.give_back is not None:
+            await self.app.give_back()
+        await super().wait_empty()
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        for tp in list(self._acked):
+            self._noted(tp)  # before Faust forgets them: the last commit is still to come
+        await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
         self._ledgers.clear()  # whatever was open will be delivered again
@@ -149,7 +172,9 @@ class LedgerTransport(driver.Transport):  # type: ignore[misc]
 
 
 class LedgerApp(faust.App):  # type: ignore[misc]
-    """A Faust app on the guarded consumer."""
+    """A Faust app on the guarded consumer. `give_back` makes owners let go, before a rebalance waits for them."""
+
+    give_back: Callable[[], Awaitable[None]] | None = None
 
     def _new_transport(self) -> LedgerTransport:
         return LedgerTransport(self.conf.broker_consumer, self)

@@ -12,6 +12,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from ruvllm.errors import BrokerUnavailable
+from ruvllm.streams.connection import connected
 from ruvllm.streams.records import Record
 
 
@@ -23,8 +24,7 @@ async def read_to_end(bootstrap: str, topic: str, partitions: Iterable[int] | No
         isolation_level="read_committed",
         max_partition_fetch_bytes=4 * 1024 * 1024,
     )
-    await consumer.start()
-    try:
+    async with connected(bootstrap, consumer):
         numbers = partitions if partitions is not None else await partitions_of(consumer, topic)
         open_places = [TopicPartition(topic, p) for p in sorted(numbers)]
         consumer.assign(open_places)
@@ -35,8 +35,6 @@ async def read_to_end(bootstrap: str, topic: str, partitions: Iterable[int] | No
                 for message in messages:
                     yield record_of(message)
             open_places = [place for place in open_places if await consumer.position(place) < ends[place]]
-    finally:
-        await consumer.stop()
 
 
 async def listen_from_now(consumer: AIOKafkaConsumer, topic: str) -> None:
@@ -59,6 +57,6 @@ async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
 
 
 def record_of(message: Any) -> Record:
-    """What a consumer delivers, Faust's or aiokafka's, as a record."""
-    headers: Mapping[str, bytes] = dict(message.headers or ())
+    """What a consumer delivers, Faust's or aiokafka's, as a record. A header without a value is empty."""
+    headers: Mapping[str, bytes] = {name: value or b"" for name, value in message.headers or ()}
     return Record(message.topic, message.partition, message.key, message.value, headers, message.offset)

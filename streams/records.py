@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -16,6 +16,8 @@ from ruvllm.schemas.wire import encode, headers
 from ruvllm.streams.topology import Names
 
 MAX_ID_CHARS = 128
+KEPT_OF_TOO_LARGE = 512 * 1024
+"""Bytes of a value that a dead letter keeps if the whole does not fit: half of what Kafka takes by default."""
 NOBODY_WAITS = ("feedback.submitted", "rating.accepted", "document.submitted")
 """Topics whose records may name a request without being on the way to its answer."""
 
@@ -52,7 +54,11 @@ def outgoing(emit: Emit, names: Names, *, source: str, parent: Mapping[str, byte
 
 
 def dead_letter(record: Record, error: BaseException, *, stage: str, attempt: int, names: Names) -> Record:
-    """The record that keeps what could not be handled: its original bytes, and what happened as headers."""
+    """The record that keeps what could not be handled: its original bytes, and what happened as headers.
+
+    Its key is the record's, or the place it came from if it had none: Kafka refuses a record that has
+    neither key nor value.
+    """
     code = error.code if isinstance(error, RuvllmError) else "internal_error"
     notes = {
         "dlq-code": code,
@@ -66,24 +72,37 @@ def dead_letter(record: Record, error: BaseException, *, stage: str, attempt: in
     return Record(
         topic=names.dead_letters(record.topic, stage),
         partition=None,
-        key=record.key,
+        key=_place(record) if record.key is None else record.key,
         value=record.value,
         headers={**record.headers, **{k: v.encode("utf-8", "replace") for k, v in notes.items()}},
     )
+
+
+def cut_short(letter: Record, record: Record) -> Record:
+    """A dead letter that Kafka takes whatever its record's size: the start of its value, and where the rest is."""
+    notes = {name: value for name, value in letter.headers.items() if name.startswith("dlq-")}
+    size = str(len(record.value or b"")).encode()
+    value = None if record.value is None else record.value[:KEPT_OF_TOO_LARGE]
+    return replace(letter, key=_place(record), value=value, headers={**notes, "dlq-cut-from": size})
+
+
+def _place(record: Record) -> bytes:
+    return f"{record.topic}/{record.partition}/{record.offset}".encode()
 
 
 def failure_of(record: Record, error: BaseException, *, stage: str, time: Any, names: Names) -> Failed | None:
     """The terminal failure of the request that a record is a step of, or None if there is none.
 
     The ids are taken from the headers, else from whatever of the body can be read. `origin` is set
-    for a submission that intake refuses: it was never admitted.
+    for a submission that intake refuses: it was never admitted. A failure that its own stage reported
+    and cannot handle has none: it would go round for ever.
     """
     if any(record.topic == names.topic(name) for name in NOBODY_WAITS):
         return None
     ids = {name: _header(record, name) for name in ("tenant", "session", "request-id")}
     body = _readable(record.value)
     request_id = ids["request-id"] or _text(body, "request_id")
-    if request_id is None:
+    if request_id is None or _reported_by(body) == stage:
         return None
     session = ids["session"] or _text(body, "session") or request_id
     known = error if isinstance(error, RuvllmError) else RuvllmError(f"{type(error).__name__} in stage {stage}")
@@ -105,6 +124,11 @@ def _header(record: Record, name: str) -> str | None:
 def _text(body: Mapping[str, Any], name: str) -> str | None:
     value = body.get(name)
     return value if isinstance(value, str) and _is_id(value) else None
+
+
+def _reported_by(body: Mapping[str, Any]) -> str | None:
+    fault = body.get("fault")
+    return _text(fault, "stage") if isinstance(fault, dict) else None
 
 
 def _is_id(text: str) -> bool:

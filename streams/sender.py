@@ -1,19 +1,23 @@
 """The idempotent producer of a process: a send counts when all replicas have it.
 
 Invariant: `send` returns only when every record is written. While the broker is away it waits and
-tries again, for as long as it takes: nothing is dropped because Kafka is slow.
+tries again, for as long as it takes: nothing is dropped because Kafka is slow. What no time will mend
+(a record that is too large, a topic that is closed to us) is raised at once.
+
+Copies for topics that are not ours are another matter: they are offered, not sent, and nobody waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 
 from ruvllm.agents.outbox import Emit
 from ruvllm.streams.records import Record, outgoing
@@ -24,34 +28,47 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+OFFER_TIMEOUT_S = 10.0
+MOST_OFFERS = 1_000
 
 
 class Sender:
     """Sends events of one process, named `source`, in the order given."""
 
-    def __init__(self, bootstrap: str, names: Names, *, source: str) -> None:
+    def __init__(
+        self, bootstrap: str, names: Names, *, source: str, new_producer: Callable[..., Any] = AIOKafkaProducer
+    ) -> None:
         self.names = names
         self.source = source
-        self._producer = AIOKafkaProducer(
+        self._producer = new_producer(
             bootstrap_servers=bootstrap,
             acks="all",
             enable_idempotence=True,
             linger_ms=0,
             max_request_size=MAX_RECORD_BYTES,
         )
+        self._copies = Copies(bootstrap, new_producer)
 
     async def start(self) -> None:
         await self._producer.start()
 
     async def stop(self) -> None:
+        await self._copies.stop()
         await self._producer.stop()
 
+    def offer(self, records: Iterable[Record]) -> None:
+        """Offer copies to topics that are not ours; see `Copies`."""
+        self._copies.offer(records)
+
     async def send(self, emits: Iterable[Emit], *, parent: Mapping[str, bytes] | None = None) -> None:
-        """Send events; returns when all are written."""
+        """Send events; returns when all are written. Raises as `write`."""
         await self.write([outgoing(e, self.names, source=self.source, parent=parent) for e in emits])
 
     async def write(self, records: Iterable[Record]) -> None:
-        """Write records; returns when all are written, however often that takes a new try."""
+        """Write records; returns when all are written, however often that takes a new try.
+
+        Raises KafkaError if one of them can never be written; those before it may have been.
+        """
         waiting = list(records)
         pause = FIRST_PAUSE_S
         while waiting:
@@ -64,15 +81,82 @@ class Sender:
             failed = [r for r, result in zip(waiting, results, strict=True) if isinstance(result, BaseException)]
             if failed:
                 reason = next(r for r in results if isinstance(r, BaseException))
-                if not isinstance(reason, KafkaError):
-                    raise reason
+                if lasting := next((r for r in results if isinstance(r, BaseException) and not may_pass(r)), None):
+                    raise lasting
                 log.warning("send_again", records=len(failed), topic=failed[0].topic, error=repr(reason))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
             waiting = failed
 
 
-async def put(producer: AIOKafkaProducer, record: Record) -> Any:
+class Copies:
+    """Copies for topics that are not ours, each offered once, in the background, for a bounded time.
+
+    They have a producer of their own, started by the first of them, so that whatever such a topic does
+    (it is gone, it refuses us, it is slow) holds up nothing else. What is not taken in time is given up
+    with a line in the log. A copy that is taken may be there twice, if its first write was taken for lost.
+    """
+
+    def __init__(self, bootstrap: str, new_producer: Callable[..., Any]) -> None:
+        self._bootstrap = bootstrap
+        self._new_producer = new_producer
+        self._producer: asyncio.Task[Any] | None = None
+        self._offers: set[asyncio.Task[None]] = set()
+
+    def offer(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if len(self._offers) >= MOST_OFFERS:
+                _given_up(record, f"{MOST_OFFERS} others wait")
+                continue
+            task = asyncio.create_task(self._offer(record))
+            self._offers.add(task)
+            task.add_done_callback(self._offers.discard)
+
+    async def stop(self) -> None:
+        if self._offers:
+            await asyncio.wait(self._offers, timeout=OFFER_TIMEOUT_S)
+        if self._producer is not None:
+            with suppress(Exception):  # it has never come up
+                producer = await asyncio.wait_for(self._producer, OFFER_TIMEOUT_S)
+                await producer.stop()
+
+    async def _offer(self, record: Record) -> None:
+        if self._producer is None:
+            self._producer = asyncio.create_task(self._started())
+        try:
+            async with asyncio.timeout(OFFER_TIMEOUT_S):
+                await (await put(await asyncio.shield(self._producer), record))
+        except Exception as error:  # of a stranger's topic: whatever it is, the copy is all that is lost
+            _given_up(record, repr(error))
+
+    async def _started(self) -> Any:
+        producer = self._new_producer(
+            bootstrap_servers=self._bootstrap,
+            acks="all",
+            linger_ms=0,
+            request_timeout_ms=int(OFFER_TIMEOUT_S * 1000),
+            max_request_size=MAX_RECORD_BYTES,
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            self._producer = None  # the next copy tries again
+            await producer.stop()
+            raise
+        return producer
+
+
+def _given_up(record: Record, reason: str) -> None:
+    request_id = record.headers.get("request-id", b"").decode()
+    log.warning("copy_given_up", topic=record.topic, request_id=request_id, reason=reason)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether Kafka may take the same record later."""
+    return isinstance(error, KafkaError) and (error.retriable or isinstance(error, KafkaTimeoutError | UnknownError))
+
+
+async def put(producer: Any, record: Record) -> Any:
     """Hand one record to a producer; the future it returns resolves to the record's metadata."""
     return await producer.send(
         record.topic,

@@ -74,25 +74,22 @@ class StageApp:
 
         async def consume(stream: faust.Stream[bytes]) -> None:
             async for event in stream.noack().events():
-                await guard.handle(record_of(event.message))
-                event.ack()
+                await self._guarded(guard, event)
 
         self._agents(consume, topics, isolated=True)
 
     def bind_jobs(self, guard: Guard, topics: tuple[str, ...], slots: int) -> None:
-        """Many records at once, each acknowledged when its own effects are written."""
+        """At most `slots` records at once, over all topics; each acknowledged when its own effects are written."""
+        free = asyncio.Semaphore(slots)
+        running: set[asyncio.Task[None]] = set()
+
+        async def work(event: Any) -> None:
+            try:
+                await self._guarded(guard, event)
+            finally:
+                free.release()
 
         async def consume(stream: faust.Stream[bytes]) -> None:
-            free = asyncio.Semaphore(slots)
-            running: set[asyncio.Task[None]] = set()
-
-            async def work(event: Any) -> None:
-                try:
-                    await guard.handle(record_of(event.message))
-                    event.ack()
-                finally:
-                    free.release()
-
             async for event in stream.noack().events():
                 await free.acquire()
                 task = asyncio.create_task(work(event))
@@ -115,6 +112,17 @@ class StageApp:
         @self.app.on_partitions_assigned.connect  # type: ignore[untyped-decorator]
         async def assigned_(app: Any, assigned: Any, **_: Any) -> None:
             owners.assign(co_partitions(assigned, topics))
+
+        self.app.give_back = owners.revoke  # Faust's own signal comes when all that they hold has been waited for
+
+    async def _guarded(self, guard: Guard, event: Any) -> None:
+        """One record through its guard. What even the guard cannot put aside ends the process: it stays undone."""
+        try:
+            await guard.handle(record_of(event.message))
+        except Exception as error:
+            await self.app.crash(error)
+            raise
+        event.ack()
 
     def _agents(self, consume: Callable[[Any], Any], topics: tuple[str, ...], *, isolated: bool) -> None:
         for name in topics:
@@ -165,7 +173,12 @@ class StageApp:
 
 
 class Owners:
-    """The owners of the partitions that are assigned to this process."""
+    """The owners of the partitions that are assigned to this process.
+
+    Invariant: no owner outlives a rebalance, be its partition ours before and after: in between it may
+    have been another's, who answered what this one believes to be open. A new owner begins when the
+    old one of its partition has let go of the producer's name.
+    """
 
     def __init__(
         self,
@@ -176,26 +189,37 @@ class Owners:
     ) -> None:
         self._make = make
         self._is_mine = is_mine
-        self._metrics = metrics
-        self._stage = stage
+        self._gauge = metrics.owners.labels(stage.name)
         self._owners: dict[int, PartitionOwner] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._revoked = False
 
     def assign(self, partitions: set[int]) -> None:
-        """Start owners of new partitions at once (deadlines do not wait for a record), stop the others."""
-        for partition in self._owners.keys() - partitions:
-            task = asyncio.create_task(self._owners.pop(partition).stop())
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
-        for partition in partitions - self._owners.keys():
+        """Start an owner for each partition at once (deadlines do not wait for a record), each made anew."""
+        self._dismiss()  # they are gone already, unless the revocation was missed
+        self._revoked = False
+        for partition in sorted(partitions):
             owner = self._owners[partition] = self._make(partition)
-            owner.start()
-        self._metrics.owners.labels(self._stage.name).set(len(self._owners))
+            owner.start(after=self._leaving.get(partition))
+        self._gauge.set(len(self._owners))
+
+    async def revoke(self) -> None:
+        """Stop all owners; returns when they have let go. To cancel this does not cancel them."""
+        self._revoked = True
+        self._dismiss()
+        self._gauge.set(0)
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
+
+    def _dismiss(self) -> None:
+        for partition, owner in self._owners.items():
+            self._leaving[partition] = asyncio.create_task(owner.stop())
+        self._owners.clear()
 
     async def submit(self, partition: int, delivery: Delivery) -> None:
         """Hand a record to its owner; records may come a moment before their owner does."""
         while partition not in self._owners:
-            if not self._is_mine(partition):
+            if self._revoked or not self._is_mine(partition):  # it is delivered again once partitions are assigned
                 delivery.abandon()
                 return
             await asyncio.sleep(OWNER_POLL_S)
@@ -205,8 +229,7 @@ class Owners:
         return all(owner.ready for owner in self._owners.values())
 
     async def stop(self) -> None:
-        await asyncio.gather(*(owner.stop() for owner in self._owners.values()), *self._leaving)
-        self._owners.clear()
+        await self.revoke()
 
 
 def co_partitions(assigned: Any, topics: tuple[str, ...]) -> set[int]:

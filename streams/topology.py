@@ -56,6 +56,7 @@ class Stage:
     produces: tuple[str, ...]
     does: str
     state: str | None = None
+    batch: int = 64  # records that an owner may handle in one transaction
 
 
 TOPICS: tuple[Topic, ...] = (
@@ -138,6 +139,7 @@ STAGES: tuple[Stage, ...] = (
         ("memory.changed", "document.processed", "document.state"),
         "chunk, embed, link; replace what changed",
         state="document.state",
+        batch=1,  # one may take a minute
     ),
 )
 

@@ -25,7 +25,7 @@ from ruvllm.streams.owner import PartitionOwner
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings
 from ruvllm.streams.stage_app import Owners, StageApp
-from ruvllm.streams.topics import ensure_topics
+from ruvllm.streams.topics import check_reply_topics, ensure_topics
 from ruvllm.streams.topology import Process, Shape, Stage, stages_of
 from ruvllm.streams.wiring import Wiring
 
@@ -57,9 +57,13 @@ class Worker:
         """Work until told to stop. Returns the exit status: 0 after a clean end, 1 after a crash."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            runner, port = await self._start()
+        except BaseException:
+            await self.sender.stop()
+            raise
+        for number in (signal.SIGTERM, signal.SIGINT):  # before, nothing is under way: they end the process at once
             loop.add_signal_handler(number, stop.set)
-        runner, port = await self._start()
         if ready_file is not None:
             _write_whole(ready_file, orjson.dumps({"pid": os.getpid(), "port": port, "process": self.process}))
         log.info("started", process=self.process, stages=[s.name for s in self.stages], port=port)
@@ -73,6 +77,8 @@ class Worker:
         await ensure_topics(
             self.bootstrap, self.names, replication=self.settings.kafka.replication, wait_s=BROKER_WAIT_S
         )
+        if any(s.name == "desk" for s in self.stages):
+            await check_reply_topics(self.bootstrap, self.settings.limits.reply_to)
         await self.sender.start()
         checks = {}
         if any(s.name == "retrieve" for s in self.stages):

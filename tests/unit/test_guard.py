@@ -2,6 +2,7 @@
 
 import orjson
 import pytest
+from aiokafka.errors import MessageSizeTooLargeError, TopicAuthorizationFailedError
 
 from ruvllm.agents.outbox import Emit
 from ruvllm.errors import DeadlineExceeded, ModelCrashed, PromptTooLong, UnknownTier
@@ -11,8 +12,10 @@ from ruvllm.schemas.wire import decode, kind_of
 from ruvllm.streams.guard import Guard, Retry, kinds_by_topic, may_pass, read, stage_events
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record, outgoing
+from ruvllm.streams.sender import Sender
 from ruvllm.streams.topology import STAGES, Names, stage, topic
 from tests.manual_clock import START, ManualClock
+from tests.unit.memory_kafka import MemoryKafka
 from tests.unit.sample_events import BY_KIND, IN_FLIGHT, RETRIEVAL
 
 NAMES = Names("test", ("135m",), 4)
@@ -39,6 +42,22 @@ class KeptRecords:
         return [read(r, (Failed,)) for r in self.of(NAMES.topic("request.failed"))]
 
 
+class Refusing(KeptRecords):
+    """A sender that refuses for good what is too large, and topics that are closed to us."""
+
+    def __init__(self, most=10**9, closed=()):
+        super().__init__()
+        self.most, self.closed = most, closed
+
+    async def write(self, records):
+        for record in records:
+            if len(record.value or b"") > self.most:
+                raise MessageSizeTooLargeError(f"{len(record.value)} bytes")
+            if record.topic in self.closed:
+                raise TopicAuthorizationFailedError(record.topic)
+            self.records.append(record)
+
+
 class Handler:
     """A stage's function: raises what it is given, one error a call, then hands on its outputs."""
 
@@ -52,8 +71,8 @@ class Handler:
         return self.outputs
 
 
-def bench(handler, name="retrieve", retry=AT_ONCE):
-    kept, metrics = KeptRecords(), Metrics()
+def bench(handler, name="retrieve", retry=AT_ONCE, kept=None):
+    kept, metrics = kept or KeptRecords(), Metrics()
     return Guard(stage(name), handler, kept, ManualClock(), metrics, retry), kept, metrics
 
 
@@ -232,6 +251,58 @@ async def test_what_is_nobodys_fault_leaves_no_dead_letter():
     assert kept.of(DEAD) == []
     assert [f.fault.code for f in kept.failures()] == ["deadline_exceeded"]
     assert count(metrics, "ruvllm_dead_letters_total", stage="retrieve", code="deadline_exceeded") == 0
+
+
+async def test_an_output_that_is_too_large_is_a_verdict_that_the_user_can_act_on():
+    # given a handler whose output no record holds; when handled; then the request gets its error, not another try
+    handler = Handler(RETRIEVED)
+    guard, kept, _ = bench(handler, kept=Refusing(most=len(incoming(ADMITTED).value)))
+    bad = incoming(ADMITTED)
+    await guard.handle(bad)
+    assert len(handler.met) == 1
+    assert [r.value for r in kept.of(DEAD)] == [bad.value]
+    assert [f.fault.code for f in kept.failures()] == ["invalid_request"]
+
+
+async def test_an_output_topic_that_is_closed_to_us_ends_in_the_dead_letter():
+    # given an output topic that an ACL closes; when handled; then the bytes are kept and the request is told
+    guard, kept, metrics = bench(Handler(RETRIEVED), kept=Refusing(closed=[NAMES.topic("context.retrieved")]))
+    await guard.handle(incoming(ADMITTED))
+    assert kept.of(DEAD)[0].headers["dlq-error"].startswith(b"TopicAuthorizationFailedError")
+    assert [f.fault.code for f in kept.failures()] == ["internal_error"]
+    assert count(metrics, "ruvllm_handled_total", stage="retrieve", outcome="done") == 0
+
+
+async def test_a_record_that_fills_its_topic_is_kept_in_part():
+    # given bytes as large as a record may be, which cannot be read; when put aside
+    size = 600_000
+    guard, kept, _ = bench(Handler(), "intake", kept=Refusing(most=size - 1))
+    await guard.handle(Record(NAMES.topic("request.submitted"), 0, None, b"?" * size, {"request-id": b"r-1"}, 1))
+    # then the letter has what fits, and the request is told
+    (letter,) = kept.of(f"{NAMES.topic('request.submitted')}.intake.dlq")
+    assert 0 < len(letter.value) < size
+    assert letter.headers["dlq-cut-from"] == b"600000"
+    assert [f.request_id for f in kept.failures()] == ["r-1"]
+
+
+async def test_what_cannot_even_be_put_aside_is_raised():
+    # given a dead-letter topic that is closed to us; when a record fails; then it stays undone, and that is said
+    guard, kept, metrics = bench(Handler(RETRIEVED, [PromptTooLong("?")]), kept=Refusing(closed=[DEAD]))
+    with pytest.raises(TopicAuthorizationFailedError):
+        await guard.handle(incoming(ADMITTED))
+    assert kept.records == []
+    assert count(metrics, "ruvllm_handled_total", stage="retrieve", outcome="failed") == 0
+
+
+async def test_a_record_with_neither_key_nor_value_is_put_aside():
+    # given a tombstone without a key, as any producer may send; when handled; then its letter can be written
+    kafka = MemoryKafka(NAMES.partitions)
+    sender = Sender("memory", NAMES, source="test", new_producer=kafka.producer)
+    await sender.start()
+    guard = Guard(stage("intake"), Handler(), sender, ManualClock(), Metrics(), AT_ONCE)
+    await guard.handle(Record(NAMES.topic("request.submitted"), 1, None, None, {}, 3))
+    (letter,) = kafka.records(f"{NAMES.topic('request.submitted')}.intake.dlq")
+    assert letter.headers["dlq-offset"] == b"3"
 
 
 def test_our_own_errors_are_verdicts_and_others_are_weather():

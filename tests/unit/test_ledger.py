@@ -1,10 +1,16 @@
 """The ledger: what is committed is done, and so is all that was delivered before it."""
 
+from types import SimpleNamespace
+
 import pytest
+from aiokafka import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ruvllm.streams.ledger import Ledger
+from ruvllm.streams.settings import KafkaSettings
+from ruvllm.streams.stage_app import new_app
+from ruvllm.streams.topology import Names, stage
 
 
 def ledger(*offsets, done=()):
@@ -123,3 +129,73 @@ def test_the_position_never_passes_what_is_not_done_and_reaches_all_that_is(step
         tested.acknowledged(offset)
     assert tested.position() == (delivered[-1] + 1 if delivered else None)
     assert tested.open == 0
+
+
+# --- the consumer that keeps ledgers --------------------------------------------------------------------
+
+
+PLACE = TopicPartition("test.request.admitted.v1", 0)
+
+
+class Member:
+    """What Faust's consumer asks of aiokafka's: a member of a group, which has one partition."""
+
+    def __init__(self):
+        self._coordinator = SimpleNamespace(generation=3)
+        self.committed = {}
+
+    def assignment(self):
+        return {PLACE}
+
+    async def commit(self, offsets):
+        self.committed |= {place: kept.offset for place, kept in offsets.items()}
+
+
+def consumer_of(member):
+    app = new_app(stage("retrieve"), Names("test", ("135m",), 4), "nowhere:1", KafkaSettings())
+    consumer = app.consumer
+    consumer._thread._consumer = member
+    app.topics._acking_topics.add(PLACE.topic)
+    return consumer
+
+
+def deliver(consumer, *offsets):
+    facts = dict.fromkeys(("timestamp", "timestamp_type", "headers", "key", "value", "checksum"))
+    sizes = {"serialized_key_size": 0, "serialized_value_size": 0}
+    records = [SimpleNamespace(topic=PLACE.topic, partition=0, offset=o, **facts, **sizes) for o in offsets]
+    messages = [consumer._to_message(PLACE, record) for record in records]
+    for message in messages:
+        consumer.track_message(message)
+    return messages
+
+
+async def test_what_was_acknowledged_since_the_last_commit_is_committed_in_a_rebalance():
+    # given a consumer with three deliveries, two of them acknowledged, one just now; when it is told to let go
+    member = Member()
+    consumer = consumer_of(member)
+    messages = deliver(consumer, 5, 7, 8)
+    consumer.ack(messages[0])
+    await consumer.commit()
+    assert member.committed == {PLACE: 6}
+    consumer.ack(messages[1])
+
+    async def last_commit(_):  # what Faust's app does when it is told, other things left out
+        consumer.ack(messages[2])
+        await consumer.commit()
+
+    consumer._on_partitions_revoked = last_commit
+    await consumer.on_partitions_revoked({PLACE})
+    # then none of it will be delivered again
+    assert member.committed == {PLACE: 9}
+
+
+async def test_a_consumer_that_the_group_has_dropped_commits_nothing():
+    # given a consumer that slept past its session; when it commits: the broker would take it if the group were empty
+    member = Member()
+    consumer = consumer_of(member)
+    (message,) = deliver(consumer, 5)
+    consumer.ack(message)
+    member._coordinator.generation = -1
+    await consumer.commit()
+    # then nothing is committed, for what lies between may be another's to do
+    assert member.committed == {}

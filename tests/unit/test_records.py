@@ -1,12 +1,15 @@
 """Records: what Kafka holds of an event, of a dead letter, and of a failure that headers alone can name."""
 
+from types import SimpleNamespace
+
 import orjson
 import pytest
 
 from ruvllm.agents.outbox import Emit
 from ruvllm.errors import PromptTooLong, Undecodable
 from ruvllm.schemas.wire import decode, kind_of
-from ruvllm.streams.records import Record, dead_letter, failure_of, outgoing
+from ruvllm.streams.log_reader import record_of
+from ruvllm.streams.records import KEPT_OF_TOO_LARGE, Record, cut_short, dead_letter, failure_of, outgoing
 from ruvllm.streams.topology import Names, partition_of
 from tests.unit.sample_events import BY_KIND, TIME
 
@@ -86,6 +89,43 @@ def test_a_dead_letter_of_an_unknown_error_has_a_code_and_bounded_headers():
     assert len(letter.headers["dlq-error"]) == 2000
 
 
+@pytest.mark.parametrize(("key", "kept"), [(None, f"{REQUESTS}/3/41".encode()), (b"", b""), (b"key", b"key")])
+def test_a_dead_letter_has_a_key_in_any_case(key, kept):
+    # given a record with neither key nor value, which Kafka delivers and does not take; when put aside
+    letter = dead_letter(
+        Record(REQUESTS, 3, key, None, {}, 41), Undecodable("empty"), stage="i", attempt=1, names=NAMES
+    )
+    # then the place it came from is its key
+    assert (letter.key, letter.value) == (kept, None)
+
+
+def test_a_dead_letter_that_is_too_large_keeps_the_start_and_says_where_the_rest_is():
+    # given a record of which key, value and headers are as large as they like; when its letter is cut short
+    large = Record(REQUESTS, 3, b"k" * 10**6, b"v" * 10**7, {"note": b"n" * 10**6}, 41)
+    letter = dead_letter(large, Undecodable("?"), stage="intake", attempt=1, names=NAMES)
+    cut = cut_short(letter, large)
+    # then what is left fits anywhere, and leads to the whole
+    assert cut.value == b"v" * KEPT_OF_TOO_LARGE
+    assert len(cut.value) + len(cut.key) + sum(map(len, cut.headers.values())) < 1_000_000
+    assert cut.headers["dlq-cut-from"] == b"10000000"
+    assert (cut.headers["dlq-topic"], cut.headers["dlq-partition"], cut.headers["dlq-offset"]) == (
+        REQUESTS.encode(),
+        b"3",
+        b"41",
+    )
+
+
+def test_a_header_without_a_value_is_empty():
+    # given what a consumer delivers where a header has no value; when read; then its failure can still be named
+    message = SimpleNamespace(
+        topic=REQUESTS, partition=3, offset=41, key=None, value=b"?", headers=(("request-id", None), ("session", b"s"))
+    )
+    read = record_of(message)
+    assert read.headers == {"request-id": b"", "session": b"s"}
+    assert failure(read) is None
+    assert kind_of(read.headers) is None
+
+
 # --- failures -----------------------------------------------------------------------------------------
 
 
@@ -154,6 +194,18 @@ def test_a_stages_failure_has_no_origin():
     # given a record between two stages; when a stage gives up; then the desk finds it by its id alone
     failed = failure(record(request_id=b"r-1", topic="test.request.admitted.v1"), stage="retrieve")
     assert failed.origin is None
+
+
+def test_a_failure_that_its_own_stage_reported_is_not_reported_again():
+    # given a failure that the desk cannot handle; when another stage reported it; then the desk tells it once more
+    told = [
+        orjson.dumps({"request_id": "r-1", "session": "s", "fault": {"stage": name}}) for name in ("retrieve", "desk")
+    ]
+    topic = NAMES.topic("request.failed")
+    again, round_for_ever = [failure(record(body, topic=topic), stage="desk") for body in told]
+    assert again.fault.stage == "desk"
+    # and when the desk did; then it would go round for ever
+    assert round_for_ever is None
 
 
 def test_an_unknown_error_tells_the_user_its_class_only():

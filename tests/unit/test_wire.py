@@ -137,6 +137,19 @@ def test_headers_are_cloudevents_and_carry_the_ids():
     }
 
 
+def test_a_trace_goes_on_within_a_request_and_in_what_is_nobodys_but_not_in_another_request():
+    # given the record of a request; when events are made because of it; then those of other requests have no part
+    # in its trace: a turn that waited for it was not caused by it
+    turn = BY_KIND["turn.accepted"]
+    other = turn.model_copy(update={"request_id": "r-2"})
+    cause = {**dict(headers(turn, source="s")), "traceparent": b"00-ab-cd-01"}
+    assert "traceparent" in dict(headers(turn, source="s", parent=cause))
+    assert "traceparent" not in dict(headers(other, source="s", parent=cause))
+    assert "traceparent" in dict(headers(BY_KIND["memory.node_added"], source="s", parent=cause))
+    # and nobody can make our records large by a header
+    assert "traceparent" not in dict(headers(turn, source="s", parent={"traceparent": b"0" * 10_000}))
+
+
 def test_headers_leave_out_what_an_event_does_not_have():
     # given events without a time, or without a request; when their headers are made; then those are left out
     assert "ce_time" not in dict(headers(Ask(prompt="x"), source="s"))
