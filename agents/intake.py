@@ -1,11 +1,15 @@
 """Intake: the gate. Whatever passes here is valid, has an event time and a deadline, and is keyed
-to its session; the later stages check nothing twice.
+to its session; the later stages check nothing twice. What passes is also bounded in size, in each of its
+parts: a session's state holds it several times over, and Kafka bounds a record.
 """
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import orjson
 
 from ruvllm.agents.clock import Clock
 from ruvllm.errors import (
@@ -24,13 +28,14 @@ from ruvllm.schemas.request import Ask, Message, Rate
 
 @dataclass(frozen=True)
 class Limits:
-    """What intake lets in. Times in seconds, sizes in characters."""
+    """What intake lets in. Times in seconds, sizes in characters; `other_bytes`: of all but the messages, as JSON."""
 
     tiers: tuple[str, ...]
     tenants: tuple[str, ...] = ("default",)
     reply_to: tuple[str, ...] = ()
     prompt_chars: int = 32_000
     messages: int = 64
+    other_bytes: int = 16_384
     default_deadline_s: float = 120.0
     longest_deadline_s: float = 900.0
     oldest_event_s: float = 86_400.0
@@ -42,8 +47,9 @@ async def accept_request(ask: Ask, origin: Origin, limits: Limits, clock: Clock)
     _check_tenant(ask.tenant, limits)
     messages = _messages(ask, limits)
     _check_tiers(ask, limits)
+    _check_size(ask, limits)
     if ask.reply_to is not None and ask.reply_to not in limits.reply_to:
-        raise ReplyToNotAllowed(f"`reply_to` is {ask.reply_to!r}, which is not on the list")
+        raise ReplyToNotAllowed(f"`reply_to` is {reprlib.repr(ask.reply_to)}, which is not on the list")
     request_id = _given_id(ask, "request_id") or _id_from(origin)
     return Turn(
         tenant=ask.tenant,
@@ -111,10 +117,22 @@ def _messages(ask: Ask, limits: Limits) -> tuple[Message, ...]:
     return messages
 
 
+def _check_size(ask: Ask, limits: Limits) -> None:
+    rest = ask.model_dump(exclude={"prompt", "messages"}, exclude_none=True)
+    size = len(orjson.dumps(rest))
+    if size > limits.other_bytes:
+        largest = max(rest, key=lambda name: len(orjson.dumps(rest[name])))
+        raise InvalidRequest(
+            f"what stands beside the messages takes {size} bytes, most of them in `{largest}`; "
+            f"the limit is {limits.other_bytes}",
+            hint="Shorten it: tags, stop words and filters go along with the request wherever it goes.",
+        )
+
+
 def _check_tiers(ask: Ask, limits: Limits) -> None:
     unknown = [t for t in ask.constraints.allowed_tiers or () if t not in limits.tiers]
     if unknown:
-        raise UnknownTier(f"`allowed_tiers` names {unknown[0]!r}; there are: {', '.join(limits.tiers)}")
+        raise UnknownTier(f"`allowed_tiers` names {reprlib.repr(unknown[0])}; there are: {', '.join(limits.tiers)}")
 
 
 def _deadline(ask: Ask, now: datetime, limits: Limits) -> datetime:

@@ -6,12 +6,13 @@ node (or one edge) share a key, so one partition orders them.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ruvllm.schemas.event import Event, Identifier, Instant
-from ruvllm.schemas.ids import new_id
+from ruvllm.schemas.flow import Origin
+from ruvllm.schemas.ids import content_id, new_id
 from ruvllm.schemas.request import Fault
 from ruvllm.schemas.vector import Vector
 
@@ -26,12 +27,24 @@ class DocumentCommand(Event):
     topic: ClassVar[str] = "document.submitted"
 
     time: Instant | None = None  # type: ignore[assignment]  # intake of documents sets it
-    command_id: Identifier = Field(default_factory=new_id)
+    command_id: Identifier = Field(
+        default_factory=new_id, description="a repeated one is carried out once; left out: each record is a command"
+    )
     document_id: Identifier = Field(description="a stable name, such as the path below the ingested folder")
 
     @property
     def partition_key(self) -> str:
         return f"{self.tenant}\x1f{self.document_id}"
+
+    def found_at(self, origin: Origin) -> Self:
+        """The command in a record. Without an id of its sender's it gets one from its place.
+
+        So it is the same at each delivery, and the same content put again later is another command.
+        """
+        if "command_id" in self.model_fields_set:
+            return self
+        place = content_id("at", origin.topic, str(origin.partition), str(origin.offset))
+        return self.model_copy(update={"command_id": place})
 
 
 class PutDocument(DocumentCommand):
@@ -79,6 +92,9 @@ class DocumentState(Event):
     nodes: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
     commands: tuple[str, ...] = Field(default=(), description="the last commands carried out, oldest first")
+    handled: dict[str, int] = Field(
+        default_factory=dict, description="partition of the commands -> offset after the last one carried out"
+    )
     removed: bool = False
 
     @property

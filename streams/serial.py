@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -170,9 +171,14 @@ class SerialSystem:
         """Append users' commands to the log, as a producer would."""
         await self.sender.send([Emit(e) for e in events])
 
-    async def ask(self, prompt: str, *, session: str | None = None, **constraints: Any) -> Response:
+    async def ask(
+        self, prompt: str, *, session: str | None = None, deadline_s: float | None = None, **constraints: Any
+    ) -> Response:
         """Ask one question and run the flow until it is answered. Keywords as `Constraints`."""
-        ask = Ask(time=self.clock.now(), prompt=prompt, session=session, constraints=constraints_of(constraints))
+        now = self.clock.now()
+        if deadline_s is not None:
+            constraints["deadline"] = now + timedelta(seconds=deadline_s)
+        ask = Ask(time=now, prompt=prompt, session=session, constraints=constraints_of(constraints))
         await self.send(ask)
         await self.run()
         return self.responses(ask.request_id)[-1]
@@ -231,9 +237,10 @@ class SerialSystem:
         return handled
 
     async def _effect(self, stage: Stage, record: Record) -> None:
-        keeper = self._keeper(stage, record.partition or 0)
         try:
-            outbox = await keeper.handle(read(record, stage_events(stage)))
+            event = read(record, stage_events(stage))
+            keeper = self._keeper(stage, self.names.partition(event))  # where its state is, whoever put it where
+            outbox = await keeper.handle(event, record.origin)
         except RuvllmError as error:
             await give_up(record, error, stage, self.sender, self.clock, self.metrics)
             return

@@ -46,10 +46,12 @@ class LimitSettings(Section):
     prompt_chars: int = Field(default=32_000, ge=1, description="of all messages of a request together")
     messages: int = Field(default=64, ge=1, description="of one request")
     document_chars: int = Field(default=2_000_000, ge=1, description="of one document")
+    document_passages: int = Field(default=1_000, ge=1, description="of one document; 80 ms each where they are long")
     default_deadline_s: float = Field(default=120.0, gt=0, description="when the request names none")
     longest_deadline_s: float = Field(default=900.0, gt=0, description="a later one is moved to this")
     waiting_turns: int = Field(default=32, ge=0, description="a session's bounded queue")
     history_turns: int = Field(default=8, ge=0, description="of a session that go along with its next question")
+    sessions_kept: int = Field(default=5_000, ge=1, description="by partition; the longest idle are forgotten")
     answers_kept: int = Field(default=20_000, ge=1, description="by partition, for repeated request ids")
 
 
@@ -80,7 +82,9 @@ class GenerationSettings(Section):
     max_tokens: int = Field(default=256, ge=1, le=4096, description="when the request does not say")
     threads: int = Field(default=0, ge=0, description="by model process; 0: one a core, at most 4")
     slots: int = Field(default=4, ge=1, description="jobs under way in one pool worker, over all tiers")
-    time_budget_s: float = Field(default=90.0, gt=0, description="longest generation; under the deadline in any case")
+    time_budget_s: float = Field(
+        default=90.0, gt=0, le=120, description="longest generation; under the deadline in any case"
+    )  # a rebalance waits for what is under way: stage_app.LONGEST_HANDLER_S
     echo_delay_s: float = Field(default=0.0, ge=0, description="what the echo takes for an answer")
 
 

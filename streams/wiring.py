@@ -199,10 +199,19 @@ class Wiring:
     def _desk(self) -> Desk:
         given = self.settings.limits
         rules = DeskRules(
-            waiting_turns=given.waiting_turns, history_turns=given.history_turns, answers_kept=given.answers_kept
+            waiting_turns=given.waiting_turns,
+            history_turns=given.history_turns,
+            sessions_kept=given.sessions_kept,
+            answers_kept=given.answers_kept,
         )
         return Desk(rules, self.clock)
 
     def _documents(self) -> DocumentKeeper:
         given = self.settings.limits
-        return DocumentKeeper(self.embedder, self.clock, given.tenants, given.document_chars)
+        return DocumentKeeper(
+            self.embedder,
+            self.clock,
+            given.tenants,
+            document_chars=given.document_chars,
+            document_passages=given.document_passages,
+        )

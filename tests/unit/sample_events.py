@@ -227,6 +227,7 @@ SAMPLES: tuple[Event, ...] = (
         nodes=("n-1", "n-2"),
         edges=("e-1",),
         commands=("c-1",),
+        handled={"2": 41},
         removed=True,
     ),
     NodeAdded(

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from ruvllm.agents.desk import DeskRules
 from ruvllm.agents.intake import Limits, accept_feedback, accept_request
 from ruvllm.errors import (
     DeadlinePassed,
@@ -14,9 +15,10 @@ from ruvllm.errors import (
     TenantNotAllowed,
     UnknownTier,
 )
-from ruvllm.schemas.flow import Origin
+from ruvllm.schemas.flow import Admitted, Origin, SessionState
 from ruvllm.schemas.request import Ask, Constraints, Message, Rate
 from ruvllm.schemas.wire import decode, encode
+from ruvllm.streams.topics import MAX_RECORD_BYTES
 from tests.manual_clock import START, ManualClock
 
 LIMITS = Limits(
@@ -221,3 +223,55 @@ async def test_feedback_of_an_unknown_tenant_is_refused():
     # given feedback of a tenant that is not known; when offered; then it is refused
     with pytest.raises(TenantNotAllowed):
         await accept_feedback(Rate(tenant="stranger", request_id="r", rating=1), ORIGIN, LIMITS, ManualClock())
+
+
+# --- size ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("tags", {"tags": {"note": "x" * 20_000}}),
+        ("tags", {"tags": {f"k{n}": "v" for n in range(5_000)}}),
+        ("constraints", {"constraints": Constraints(stop=("x" * 20_000,))}),
+        ("constraints", {"constraints": Constraints(memory_filter={"kind": "x" * 20_000})}),
+        ("constraints", {"constraints": Constraints(allowed_tiers=("135m",) * 5_000)}),
+        ("reply_to", {"reply_to": "x" * 20_000}),
+    ],
+    ids=["long tag", "many tags", "stop", "filter", "tiers", "reply_to"],
+)
+async def test_what_stands_beside_the_messages_is_bounded(name, fields):
+    # given a request that is large in anything but its prompt; when accepted; then it is refused, and told in what
+    with pytest.raises(InvalidRequest, match=f"`{name}`") as refused:
+        await accept(ask(**fields))
+    assert len(refused.value.message) < 500
+
+
+async def test_a_refusal_does_not_repeat_a_long_value():
+    # given a name of 10,000 characters where a short one is meant; when refused; then the message stays short
+    for fields in ({"reply_to": "x" * 10_000}, {"constraints": Constraints(allowed_tiers=("x" * 10_000,))}):
+        with pytest.raises(InvalidRequest) as refused:
+            await accept(ask(**fields))
+        assert len(refused.value.message) < 300
+
+
+async def test_the_largest_session_that_the_defaults_let_in_fits_into_one_record():
+    # given requests as large as they may be, in characters that take most room
+    limits, rules = Limits(tiers=("135m",)), DeskRules()
+    length = limits.prompt_chars // limits.messages
+    largest = ask(
+        prompt=None,
+        messages=tuple(Message(role="user", content="\x01" * length) for _ in range(limits.messages)),
+        tags={"note": "x" * (limits.other_bytes - 500)},
+    )
+    turn = await accept(largest, limits)
+    # when one is in flight and as many as may wait are waiting; then the session's state is one record still
+    flight = Admitted.model_validate(
+        {**dict(turn), "interaction_id": "ix", "history": turn.request.messages[:-1], "deadline": turn.deadline}
+    )
+    state = SessionState(
+        **{name: getattr(turn, name) for name in ("tenant", "session", "request_id", "time")},
+        in_flight=flight,
+        waiting=(turn,) * rules.waiting_turns,
+    )
+    assert len(encode(state)) < MAX_RECORD_BYTES
