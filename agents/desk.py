@@ -1,8 +1,8 @@
 """The desk: lets requests in, one in flight a session, and is the only writer of terminal responses.
 
 Invariant: every submission of a request id gets exactly one terminal response. What has been
-answered is state; the state is a fold of the records that the desk itself returns (`apply`), so a
-new owner of the partition that reads them to their end knows all that its predecessor had done.
+answered is state (`desk_state.py`); the state is a fold of the records that the desk itself returns,
+so a new owner of the partition that reads them to their end knows all that its predecessor had done.
 
 One `Desk` holds the sessions of one partition. It changes only by `apply` and `forget`, and applies
 what it returns at once: if those records cannot be written, the desk is thrown away and read anew.
@@ -10,40 +10,40 @@ what it returns at once: if those records cannot be written, the desk is thrown 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
 
 from ruvllm.agents.clock import Clock
+from ruvllm.agents.desk_state import DeskState
+from ruvllm.agents.ending import interaction_of, response_to, submission_of
 from ruvllm.agents.outbox import Outbox
 from ruvllm.errors import DeadlineExceeded, InvalidRequest, RuvllmError, SessionQueueFull
-from ruvllm.schemas.event import Event, session_key
+from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import (
     Admitted,
     AnsweredState,
     Failed,
     Generated,
     InFlight,
-    Interaction,
     Origin,
     RouterState,
     SessionState,
     Turn,
     interaction_id,
 )
-from ruvllm.schemas.request import Fault, Message, Response, Source
+from ruvllm.schemas.request import Fault, Message
 
 ORIGINS_KEPT = 16
-SNIPPET_CHARS = 280
 
 
 @dataclass(frozen=True)
 class DeskRules:
-    """Bounds of one partition's state: turns waiting in a session, turns of history, answers kept."""
+    """Bounds of one partition's state: turns waiting in a session, turns of history, sessions, answers kept."""
 
     waiting_turns: int = 32
     history_turns: int = 8
     history_chars: int = 8_000
+    sessions_kept: int = 5_000
     answers_kept: int = 20_000
 
 
@@ -53,36 +53,19 @@ class Desk:
     def __init__(self, rules: DeskRules, clock: Clock) -> None:
         self._rules = rules
         self._clock = clock
-        self._sessions: dict[str, SessionState] = {}
-        self._answered: OrderedDict[str, AnsweredState] = OrderedDict()
-        self._busy: set[str] = set()  # sessions with a request in flight: the only ones with deadlines
-
-    # --- state ------------------------------------------------------------------------------------
+        self._state = DeskState()
 
     def apply(self, event: Event) -> None:
-        """Fold one of the desk's own records into its state. Other events change nothing."""
-        if isinstance(event, SessionState):
-            self._sessions[event.record_key] = event
-            if event.in_flight is None:
-                self._busy.discard(event.record_key)
-            else:
-                self._busy.add(event.record_key)
-        elif isinstance(event, AnsweredState):
-            self._answered[event.record_key] = event
+        """Fold one of the desk's own records into its state."""
+        self._state.apply(event)
 
     def forget(self, record_key: str) -> None:
         """Fold a tombstone."""
-        self._answered.pop(record_key, None)
-        self._sessions.pop(record_key, None)
-        self._busy.discard(record_key)
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._busy)
+        self._state.forget(record_key)
 
     # --- what happens -----------------------------------------------------------------------------
 
-    async def handle(self, event: Event) -> Outbox:
+    async def handle(self, event: Event, _: Origin | None = None) -> Outbox:
         """The effects of one event: of a turn, an answer or a failure."""
         if isinstance(event, Turn):
             return self._turn(event)
@@ -96,8 +79,7 @@ class Desk:
         """Answer all whose deadline has passed, whether or not anybody serves their tier."""
         now = self._clock.now()
         out = Outbox()
-        for key in list(self._busy):
-            state = self._sessions[key]
+        for state in self._state.busy():
             flight = state.in_flight
             if flight is not None and flight.deadline <= now:
                 error = DeadlineExceeded(f"no answer by {flight.deadline.isoformat()}")
@@ -109,7 +91,7 @@ class Desk:
     def _turn(self, turn: Turn) -> Outbox:
         out = Outbox()
         origin = turn.request.origin
-        if (known := self._answered.get(_answer_key(turn))) is not None:
+        if (known := self._state.answer(turn)) is not None:
             self._repeat(out, known, origin, turn.request.reply_to)
             return out
         state = self._session(turn)
@@ -138,7 +120,7 @@ class Desk:
         state = self._session(event)
         flight = state.in_flight
         refused = event.origin  # intake refused this submission; without one, a stage gave up
-        if (known := self._answered.get(_answer_key(event))) is not None:
+        if (known := self._state.answer(event)) is not None:
             if refused is not None:
                 self._repeat(out, known, refused, event.reply_to)
         elif refused is None and flight is not None and flight.request_id == event.request_id:
@@ -153,8 +135,7 @@ class Desk:
     # --- steps ------------------------------------------------------------------------------------
 
     def _session(self, event: Turn | InFlight | Failed) -> SessionState:
-        key = session_key(event.tenant, event.session)
-        return self._sessions.get(key) or SessionState(
+        return self._state.session(event) or SessionState(
             tenant=event.tenant, session=event.session, request_id=event.request_id, time=self._clock.now()
         )
 
@@ -191,7 +172,7 @@ class Desk:
     ) -> None:
         """Answer what is in flight and admit the next turn of its session."""
         self._respond(out, state, flight, answer=answer, fault=fault)
-        out.add(_interaction(flight, answer, fault, self._clock.now()))
+        out.add(interaction_of(flight, answer, fault, self._clock.now()))
         changes: dict[str, object] = {"in_flight": None, "answered": state.answered + 1}
         if answer is not None:
             changes["history"] = self._longer_history(state.history, answer)
@@ -228,8 +209,8 @@ class Desk:
         fault: Fault | None = None,
     ) -> None:
         """The terminal response, and the record that it was given."""
-        origin, reply_to = _submission(event)
-        response = _response(event, answer, fault, self._clock.now())
+        origin, reply_to = submission_of(event)
+        response = response_to(event, answer, fault, self._clock.now())
         out.add(response)
         if reply_to:
             out.add(response, topic=reply_to)
@@ -258,12 +239,7 @@ class Desk:
         self._remember(out, known.model_copy(update={"origins": kept}))
 
     def _remember(self, out: Outbox, answered: AnsweredState) -> None:
-        out.add(answered)
-        self.apply(answered)
-        while len(self._answered) > self._rules.answers_kept:
-            oldest = next(iter(self._answered.values()))
-            out.add(oldest, tombstone=True)
-            self.forget(oldest.record_key)
+        self._note(out, answered)
 
     def _join(self, out: Outbox, state: SessionState, request_id: str, origin: Origin) -> None:
         """The id is in flight or waiting: its one answer will serve this submission too."""
@@ -280,8 +256,15 @@ class Desk:
         if state.repeats:  # those of answered ids are kept with the answer
             open_ids = {k: v for k, v in state.repeats.items() if self._is_open(state, k)}
             state = state.model_copy(update={"repeats": open_ids})
+        self._note(out, state)
+
+    def _note(self, out: Outbox, state: SessionState | AnsweredState) -> None:
+        """Make a record of what is known now, and tombstones of what it pushes out."""
         out.add(state)
         self.apply(state)
+        for oldest in list(self._state.too_many(self._rules.sessions_kept, self._rules.answers_kept)):
+            out.add(oldest, tombstone=True)
+            self.forget(oldest.record_key)
 
     def _longer_history(self, history: tuple[Message, ...], answer: Generated) -> tuple[Message, ...]:
         grown = (
@@ -295,71 +278,9 @@ class Desk:
         return grown
 
 
-def _answer_key(event: Turn | Failed) -> str:
-    return f"{session_key(event.tenant, event.session)}\x1f{event.request_id}"
-
-
-def _submission(event: Turn | Admitted | Failed) -> tuple[Origin | None, str | None]:
-    if isinstance(event, Failed):
-        return event.origin, event.reply_to
-    return event.request.origin, event.request.reply_to
-
-
 def _fault(error: RuvllmError, stage: str) -> Fault:
     return Fault(code=error.code, message=error.message, hint=error.hint, stage=stage)
 
 
 def _expired(turn: Turn) -> DeadlineExceeded:
     return DeadlineExceeded(f"still waiting for earlier turns of its session at {turn.deadline.isoformat()}")
-
-
-def _response(
-    event: Turn | Admitted | Failed, answer: Generated | None, fault: Fault | None, now: datetime
-) -> Response:
-    submitted = event.submitted_at if isinstance(event, Failed) else event.request.submitted_at
-    total = {"total": (now - submitted).total_seconds() * 1000} if submitted else {}
-    identity = {
-        "tenant": event.tenant,
-        "session": event.session,
-        "request_id": event.request_id,
-        "time": now,
-        "interaction_id": interaction_id(event.tenant, event.session, event.request_id),
-    }
-    if answer is None:
-        return Response(**identity, finish_reason="error", error=fault, latency_ms=total)
-    used = {p.node_id: p for p in answer.retrieval.passages}
-    shown = () if answer.generation.finish_reason == "abstained" else answer.generation.context_nodes
-    return Response(
-        **identity,
-        text=answer.generation.text,
-        confidence=answer.generation.confidence,
-        sources=tuple(
-            Source(node_id=p.node_id, title=p.title, snippet=p.text[:SNIPPET_CHARS], score=p.score)
-            for p in (used[n] for n in shown if n in used)
-        ),
-        tier=answer.route.tier,
-        model=answer.generation.model,
-        model_sha256=answer.generation.model_sha256,
-        memory_offsets=answer.retrieval.memory_offsets,
-        usage=answer.generation.usage,
-        latency_ms={**answer.latency_ms, **total},
-        finish_reason=answer.generation.finish_reason,
-    )
-
-
-def _interaction(flight: Admitted, answer: Generated | None, fault: Fault | None, now: datetime) -> Interaction:
-    return Interaction(
-        tenant=flight.tenant,
-        session=flight.session,
-        request_id=flight.request_id,
-        time=now,
-        interaction_id=flight.interaction_id,
-        request=flight.request,
-        history=flight.history,
-        router_state=flight.router_state,
-        retrieval=answer.retrieval if answer else None,
-        route=answer.route if answer else None,
-        generation=answer.generation if answer else None,
-        fault=fault,
-        latency_ms=answer.latency_ms if answer else {},
-    )

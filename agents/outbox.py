@@ -32,9 +32,5 @@ class Outbox:
     def add(self, event: Event, *, topic: str | None = None, tombstone: bool = False) -> None:
         self.emits.append(Emit(event, topic, tombstone))
 
-    def extend(self, other: Outbox) -> None:
-        self.emits.extend(other.emits)
-        self.receipt = other.receipt or self.receipt
-
     def __bool__(self) -> bool:
         return bool(self.emits) or self.receipt is not None

@@ -77,8 +77,3 @@ class RequestEvent(Event):
 def session_key(tenant: str, session: str) -> str:
     """The key that keeps a session's events on one partition. Unit separator: ids cannot hold it."""
     return f"{tenant}\x1f{session}"
-
-
-def utc(timestamp_s: float) -> datetime:
-    """Seconds since the epoch -> an aware datetime in UTC."""
-    return datetime.fromtimestamp(timestamp_s, UTC)

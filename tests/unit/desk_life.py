@@ -34,6 +34,11 @@ class DeskLife:
 
     # --- what comes in ----------------------------------------------------------------------------
 
+    @property
+    def in_flight(self) -> int:
+        """How many sessions have a request in flight."""
+        return len(self.desk._state.busy())
+
     def turn(self, request_id: str, session: str = "tour", *, within_s: float = 60, **request: object) -> Turn:
         """A new submission: each has an origin of its own."""
         question = Message(role="user", content=f"What of {request_id}?")
@@ -125,8 +130,5 @@ def told(events: Iterable[Event]) -> list[tuple[str, str]]:
 
 def state_of(desk: Desk) -> object:
     """All that a desk knows, to be compared."""
-    return (
-        {key: state.model_dump() for key, state in desk._sessions.items()},
-        [(key, state.model_dump()) for key, state in desk._answered.items()],
-        desk._busy,
-    )
+    known = desk._state
+    return list(known._sessions.items()), list(known._answered.items()), known._busy

@@ -36,7 +36,7 @@ def test_sessions_do_not_wait_for_each_other(life):
     other = admitted(life.meet(life.turn("d").model_copy(update={"tenant": "harbour"})))
     # when admitted; then each session has one in flight, and one does not wait for another
     assert [e.request_id for e in (*here, *there, *other)] == ["a", "c", "d"]
-    assert life.desk.in_flight == 3
+    assert life.in_flight == 3
     # and an answer lets in the next of its own session only, with that session's history
     events = life.meet(life.answer(here[0], "It is blue."))
     assert [(e.session, e.request_id) for e in admitted(events)] == [("tour", "b")]
@@ -208,7 +208,7 @@ def test_a_refused_submission_is_answered_though_it_was_never_admitted(life):
     assert life.meet(refusal) == []
     assert [r.repeated for r in responses(life.meet(life.turn("bad")))] == [True]
     assert [r.repeated for r in responses(life.meet(life.refusal("bad")))] == [True]
-    assert life.desk.in_flight == 1
+    assert life.in_flight == 1
 
 
 def test_a_refused_submission_of_an_open_id_shares_its_answer(life):
@@ -248,7 +248,7 @@ def test_a_deadline_is_kept_though_nobody_serves(life):
     assert told(events) == [("a", "deadline_exceeded")]
     assert responses(events)[0].latency_ms == {"total": 10_000.0}
     assert life.tick() == []
-    assert life.desk.in_flight == 0
+    assert life.in_flight == 0
 
 
 def test_waiting_turns_expire_while_the_one_in_flight_goes_on(life):

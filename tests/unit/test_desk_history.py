@@ -142,7 +142,7 @@ def test_any_history_answers_each_id_once_and_each_submission_at_most_once(steps
         assert let_in == [i for i in came if i in set(let_in)]
         assert len(let_in) == len(set(let_in))
     # and nothing is left over
-    assert history.life.desk.in_flight == 0
+    assert history.life.in_flight == 0
 
 
 def written(history):

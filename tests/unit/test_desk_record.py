@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from ruvllm.agents.desk import SNIPPET_CHARS, DeskRules
+from ruvllm.agents.desk import DeskRules
+from ruvllm.agents.ending import SNIPPET_CHARS
 from ruvllm.schemas.flow import Interaction, SessionState
 from ruvllm.schemas.request import Message
 from tests.unit.desk_life import DeskLife, admitted, asked, responses, state_of, told
@@ -147,6 +148,21 @@ def test_answers_are_kept_up_to_a_bound_and_then_forgotten_with_a_tombstone():
     assert state_of(life.refolded()) == state_of(life.desk)
 
 
+def test_sessions_are_kept_up_to_a_bound_and_the_longest_idle_is_forgotten():
+    # given a desk that keeps two sessions, of which the older one is at work
+    life = DeskLife(DeskRules(sessions_kept=2))
+    (at_work,) = asked(life, "a", session="busy")
+    for session in ("first", "second"):
+        (flight,) = asked(life, session, session=session)
+        life.meet(life.answer(flight))
+    # then the longest idle is forgotten with a tombstone, and the one at work is not
+    assert [e.event.record_key for e in life.written if e.tombstone] == ["default\x1ffirst"]
+    assert responses(life.meet(life.answer(at_work)))
+    assert state_of(life.refolded()) == state_of(life.desk)
+    # and its answers are kept for repeated ids
+    assert [r.repeated for r in responses(life.meet(life.turn("first", session="first")))] == [True]
+
+
 def test_a_new_owner_knows_what_the_old_one_knew(life):
     # given a desk in the middle of its work: one answered, one in flight, one waiting, one repeated
     asked(life, "a", within_s=10)
@@ -177,7 +193,7 @@ def test_a_forgotten_session_has_no_deadline(life):
     life.desk.forget(state.record_key)
     life.clock.advance(11)
     assert life.tick() == []
-    assert life.desk.in_flight == 0
+    assert life.in_flight == 0
 
 
 def test_event_times_are_the_clocks(life):
