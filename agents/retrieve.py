@@ -1,8 +1,10 @@
 """Retrieve: what memory has on a question, best first.
 
-Nearest nodes by cosine, then the graph: from the best hits along their edges, a reached node scores
-as its seed does, damped by the edges on the way. A node has the better of its two scores. What lies
-under the floor is not memory of this question and is left out.
+Nearest nodes by cosine, then the graph: from the best hits along their edges, a reached node has the
+cosine of its seed times the weights of the edges on the way, damped. A node's score is the better of
+the two, and a little more if it has both: what stands beside a hit is mostly on the same matter, so its
+own cosine and its seed's say in part the same thing. Left out is what is not memory of this question:
+what scores under the floor and was not led to by a strong edge of a good hit either.
 """
 
 from __future__ import annotations
@@ -35,7 +37,12 @@ class MemorySource(Protocol):
 
 @dataclass(frozen=True)
 class RetrievalRules:
-    """How wide to look and how much to hand on. `floor` is a cosine."""
+    """How wide to look and how much to hand on. `floor` is a cosine.
+
+    `edge_floor`: the same for what is led to, as a share of `floor`: two thirds of 0.30 are a hit at 0.5 and
+    an edge of weight 0.5. `agreement`: the share of the weaker reason that counts beside the stronger one,
+    from 0 (they say the same) to 1 (they are independent: noisy or, Pearl 1988, 4.3.2).
+    """
 
     candidates: int = 24
     passages: int = 4
@@ -43,6 +50,13 @@ class RetrievalRules:
     hops: int = 1
     seeds: int = 3
     graph_damping: float = 0.8
+    edge_floor: float = 2 / 3
+    agreement: float = 0.25
+
+    def score(self, cosine: float, by_edge: float) -> float:
+        """Both reasons as one, at least the better of the two, under 1."""
+        weaker, stronger = sorted((max(cosine, 0.0), by_edge))
+        return stronger + self.agreement * weaker * (1.0 - stronger)
 
 
 async def retrieve(
@@ -80,7 +94,10 @@ def find_passages(
     now_s: float,
     where: Mapping[str, str] | None = None,
 ) -> tuple[Passage, ...]:
-    """The passages for a query vector (384,) float32, best first; ties by node id."""
+    """The passages for a query vector (384,) float32, best first; ties by node id.
+
+    `via` is empty for a passage that its own cosine would have found, and speaks for it the louder.
+    """
     hits = [h for h in memory.search(tenant, vector, rules.candidates, where=where) if h.similarity >= rules.floor]
     found: dict[str, tuple[float, float, Node, tuple[str, ...]]] = {
         h.node.node_id: (h.similarity, h.similarity, h.node, ()) for h in hits
@@ -90,11 +107,15 @@ def find_passages(
             for reached in memory.expand(tenant, [seed.node.node_id], hops=rules.hops, now=now_s):
                 if where and any(reached.node.metadata.get(k) != v for k, v in where.items()):
                     continue
-                score = seed.similarity * reached.weight * rules.graph_damping
+                cosine = float(np.dot(reached.node.vector, vector))
+                by_edge = seed.similarity * reached.weight * rules.graph_damping
+                score = rules.score(cosine, by_edge)
+                if score < rules.floor and by_edge < rules.floor * rules.edge_floor:
+                    continue
                 known = found.get(reached.node.node_id)
-                if score >= rules.floor and (known is None or score > known[0]):
-                    similarity = float(np.dot(reached.node.vector, vector))
-                    found[reached.node.node_id] = (score, similarity, reached.node, reached.via)
+                if known is None or score > known[0]:
+                    by_itself = cosine >= rules.floor and cosine >= by_edge
+                    found[reached.node.node_id] = (score, cosine, reached.node, () if by_itself else reached.via)
     ranked = sorted(found.values(), key=lambda f: (-f[0], f[2].node_id))
     return tuple(
         Passage(

@@ -1,15 +1,27 @@
 """Retrieve: near passages first, then where their edges lead, and nothing that is not about the question."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+import orjson
 import pytest
 
+from ruvllm.agents.documents import DocumentKeeper
+from ruvllm.agents.memory_fold import fold
 from ruvllm.agents.retrieve import RetrievalRules, find_passages, retrieve
-from ruvllm.models.embedding import HashingEmbedder
+from ruvllm.models.embedding import HashingEmbedder, MiniLm
 from ruvllm.models.memory.node import Edge, Node
 from ruvllm.models.memory.store import Memory
-from ruvllm.schemas.flow import Admitted
+from ruvllm.schemas.flow import Admitted, Origin
+from ruvllm.schemas.memory import MemoryChange
+from ruvllm.streams.ingest import documents_in
+from ruvllm.streams.proof.corpus import demo_folder
+from ruvllm.streams.settings import RetrievalSettings
 from tests.manual_clock import START, ManualClock
 from tests.unit.sample_events import IN_FLIGHT
+
+MODELS = Path(os.environ.get("RUVLLM_MODELS", "~/.ruvllm/models")).expanduser() / "minilm-l6-v2-int8"
 
 NOW = START.timestamp()
 QUERY = np.array([1, 0, 0, 0], np.float32)
@@ -62,21 +74,44 @@ def test_no_more_are_handed_on_than_asked_for():
 
 
 def test_an_edge_leads_to_what_the_question_does_not_resemble():
-    # given a far node behind a strong edge of the best hit; when searched; then it scores as its seed, damped
-    store = memory({"seed": 0.9, "behind": 0.1}, [("seed", "behind", 0.5)])
+    # given a far node behind an edge of the best hit; when searched; then it scores as its seed, damped
+    store = memory({"seed": 0.9, "behind": 0.0}, [("seed", "behind", 0.5)])
     assert found(store) == {"seed": (0.9, ()), "behind": (0.9 * 0.5 * 0.8, ("seed-behind",))}
-    # and without hops, or with a seed too weak for it, it does not come
+    # and without hops it does not come
     assert list(found(store, hops=0)) == ["seed"]
-    assert list(found(memory({"seed": 0.5, "behind": 0.1}, [("seed", "behind", 0.5)]))) == ["seed"]
 
 
-def test_a_node_found_in_both_ways_has_the_better_score():
+@pytest.mark.parametrize(("seed", "comes"), [(0.51, True), (0.49, False)])
+def test_what_follows_a_good_hit_comes_after_all_hits_and_what_follows_a_poor_one_does_not(seed, comes):
+    # given a far node behind a hit, and another hit at the floor; when searched with the usual rules
+    store = memory({"seed": seed, "hit": 0.31, "behind": 0.0}, [("seed", "behind", 0.5)])
+    # then it comes if its seed is a good one
+    assert list(found(store)) == ["seed", "hit", "behind"][: 2 + comes]
+
+
+def test_a_structural_edge_leads_as_far_in_ten_years():
+    # given the same memory, ten years old; when searched; then the edge leads to what it led to
+    store = memory({"seed": 0.6, "behind": 0.0}, [("seed", "behind", 0.5)])
+    later = find_passages(store, "default", QUERY, RetrievalRules(), now_s=NOW + 3650 * 86_400)
+    assert [p.node_id for p in later] == ["seed", "behind"]
+
+
+def test_a_node_found_in_both_ways_has_a_little_more_than_the_better_score():
     # given a near node behind an edge, once weaker by the edge and once stronger; when searched
     weak = memory({"seed": 0.9, "near": 0.8}, [("seed", "near", 0.5)])
     strong = memory({"seed": 0.9, "near": 0.4}, [("seed", "near", 0.9)])
-    # then the better of its two scores counts, and says how it came
-    assert found(weak)["near"] == (0.8, ())
-    assert found(strong)["near"] == (0.9 * 0.9 * 0.8, ("seed-near",))
+    # then the better of its two reasons counts, the other by a quarter of what it could add; the edge is
+    # named if it is the better one
+    assert found(weak)["near"] == (0.8 + 0.25 * 0.36 * (1 - 0.8), ())
+    assert found(strong)["near"] == (0.648 + 0.25 * 0.4 * (1 - 0.648), ("seed-near",))
+    assert found(weak, agreement=0)["near"] == (0.8, ())
+
+
+def test_an_edge_lifts_what_alone_would_be_under_the_floor():
+    # given a node just under the floor, beside a hit too weak to lead anywhere; when searched; then it comes
+    store = memory({"seed": 0.4, "near": 0.29}, [("seed", "near", 0.5)])
+    assert found(store)["near"] == (0.29 + 0.25 * 0.16 * 0.71, ("seed-near",))
+    assert list(found(memory({"seed": 0.4, "near": 0.29}))) == ["seed"]
 
 
 def test_hops_are_counted_and_only_the_best_hits_are_walked_from():
@@ -138,3 +173,57 @@ async def test_the_event_goes_on_with_what_was_found_and_which_memory_it_was(gro
     assert [p.node_id for p in after.retrieval.passages] == (["a"] if asked else [])
     assert (after.retrieval.memory_offsets, after.retrieval.embedder) == ({"3": 17}, embedder.name)
     assert (after.request, after.history, after.time) == (admitted.request, admitted.history, START)
+
+
+# --- the packaged corpus, with the packaged settings ------------------------------------------------------
+
+
+@pytest.mark.model
+async def test_an_edge_brings_the_second_passage_of_a_question_of_the_demo_corpus():
+    # given the demo corpus as documents make it, the real embedder, the usual rules
+    files = (MODELS / "model.onnx", MODELS / "tokenizer.json")
+    if not all(file.exists() for file in files):
+        pytest.skip(f"no model files in {MODELS}; `ruvllm models pull` brings them")
+    embedder = MiniLm(*files)
+    store = await demo_memory(embedder)
+    given = RetrievalSettings().model_dump(exclude={"embedder"})
+    # when each wording of each question with two passages is searched, with the graph and without
+    by_edge, graph, plain = [], 0, 0
+    for wording, wanted in two_passage_questions():
+        (vector,) = embedder.embed([wording])
+        served = {
+            hops: find_passages(store, "default", vector, RetrievalRules(**{**given, "hops": hops}), now_s=NOW)
+            for hops in (0, RetrievalRules().hops)
+        }
+        plain += len(wanted & {place(p) for p in served[0]})
+        both = wanted & {place(p) for p in served[1]}
+        graph += len(both)
+        if both == wanted and any(p.via and place(p) in wanted for p in served[1]):
+            by_edge.append(wording)
+    # then one at least has its second passage through an edge, and none that was found without edges is lost
+    assert by_edge
+    assert graph > plain > 40
+
+
+async def demo_memory(embedder):
+    keeper = DocumentKeeper(embedder, ManualClock(), ("default",), document_chars=10**6, document_passages=1000)
+    memory = Memory(embedder.name, embedder.dimension)
+    for offset, command in enumerate(documents_in([demo_folder() / "corpus"])):
+        outbox = await keeper.handle(command, Origin(topic="document.submitted", partition=0, offset=offset))
+        for emit in outbox.emits:
+            if isinstance(emit.event, MemoryChange):
+                fold(memory, emit.event)
+    return memory
+
+
+def two_passage_questions():
+    for line in (demo_folder() / "questions.jsonl").read_bytes().splitlines():
+        entry = orjson.loads(line)
+        if entry["hops"] == 2:
+            wanted = {(p["file"], p["section"]) for p in entry["passages"]}
+            yield from ((wording, wanted) for wording in [entry["question"], *entry["paraphrases"]])
+
+
+def place(passage):
+    """Where a passage stands, as questions.jsonl says it."""
+    return passage.document_id, passage.title.rsplit(" > ", 1)[-1]
