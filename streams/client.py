@@ -12,24 +12,29 @@ An error is an answer too: look at `Response.error`, or call `raise_for_error()`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaError
 
 from ruvllm.agents.outbox import Emit
-from ruvllm.errors import BrokerUnavailable, DeadlineExceeded, InvalidRequest, RuvllmError
+from ruvllm.errors import BrokerUnavailable, InvalidRequest, RuvllmError
+from ruvllm.schemas.event import Event
 from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import PutDocument, RemoveDocument
 from ruvllm.schemas.request import Ask, Message, Rate, Response, constraints_of
 from ruvllm.schemas.wire import decode
+from ruvllm.streams.connection import connected
 from ruvllm.streams.fetch_session import use_fetch_sessions
-from ruvllm.streams.log_reader import listen_from_now
+from ruvllm.streams.log_reader import listen_from_now, partitions_of
+from ruvllm.streams.outstanding import Outstanding
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings, load_settings
-from ruvllm.streams.topology import client_names
+from ruvllm.streams.topics import MAX_RECORD_BYTES
+from ruvllm.streams.topology import Names, client_names
 
 GRACE_S = 5.0
 """How much longer than its deadline a client waits for the service's own answer to it."""
@@ -49,51 +54,41 @@ class Client:
         self._settings = settings or load_settings()
         kafka = self._settings.kafka
         self._bootstrap = bootstrap_servers or kafka.bootstrap_servers or f"127.0.0.1:{kafka.port}"
-        self._names = client_names(kafka.prefix, kafka.partitions)
+        self._prefix = kafka.prefix
         self._tenant = tenant
         self._sender: Sender | None = None
-        self._consumer: AIOKafkaConsumer | None = None
+        self._connections = AsyncExitStack()
         self._reader: asyncio.Task[None] | None = None
-        self._waiting: dict[tuple[str, str], asyncio.Future[Response]] = {}
+        self._outstanding = Outstanding()
 
     async def __aenter__(self) -> Client:
-        try:
-            await self.start()
-        except BaseException:
-            await self.close()
-            raise
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def start(self) -> None:
-        """Connect. Raises BrokerUnavailable if nobody answers."""
-        sender = Sender(self._bootstrap, self._names, source=f"client/{self._tenant}")
+        """Connect. Raises BrokerUnavailable if nobody answers, or if the service's topics are not there."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=None, isolation_level="read_committed")
         use_fetch_sessions(consumer)
-        try:
-            await sender.start()
-            await consumer.start()
-        except (KafkaConnectionError, OSError) as error:
-            await asyncio.gather(sender.stop(), consumer.stop(), return_exceptions=True)
-            raise BrokerUnavailable(f"no Kafka broker answers at {self._bootstrap}") from error
-        self._sender, self._consumer = sender, consumer
-        await listen_from_now(consumer, self._names.topic("response.completed"))
-        self._reader = asyncio.create_task(self._read(), name="client-responses")
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(connected(self._bootstrap, consumer))
+            names = await service_names(consumer, self._prefix)
+            sender = Sender(self._bootstrap, names, source=f"client/{self._tenant}")
+            await opened.enter_async_context(connected(self._bootstrap, sender))
+            await listen_from_now(consumer, names.topic("response.completed"))
+            self._connections = opened.pop_all()
+        self._sender = sender
+        self._reader = asyncio.create_task(self._read(consumer), name="client-responses")
 
     async def close(self) -> None:
         """Disconnect; what still waits is cancelled."""
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait({self._reader})
-        for future in self._waiting.values():
-            future.cancel()
-        self._waiting.clear()
-        if self._consumer is not None:
-            await self._consumer.stop()
-        if self._sender is not None:
-            await self._sender.stop()
+        self._outstanding.forget_all()
+        await self._connections.aclose()
 
     # --- asking -----------------------------------------------------------------------------------
 
@@ -110,7 +105,7 @@ class Client:
     ) -> Response:
         """Ask and wait. Further keywords are `Constraints`: max_tokens, allowed_tiers, temperature, ...
 
-        Raises DeadlineExceeded if not even the service's own error came in time.
+        Raises DeadlineExceeded if not even the service's own error came in time, BrokerUnavailable as `submit`.
         """
         submitted = await self.submit(
             prompt,
@@ -121,7 +116,7 @@ class Client:
             tags=tags,
             **constraints,
         )
-        return await self.response(submitted, session=session, timeout_s=deadline_s)
+        return await self.response(submitted, session=session)
 
     async def submit(
         self,
@@ -134,7 +129,10 @@ class Client:
         tags: dict[str, str] | None = None,
         **constraints: Any,
     ) -> str:
-        """Ask without waiting; returns the request id once the request is written."""
+        """Ask without waiting; returns the request id once the request is written.
+
+        Raises BrokerUnavailable if it could not be written by its deadline.
+        """
         now = datetime.now(UTC)
         if deadline_s is not None:
             constraints["deadline"] = now + timedelta(seconds=deadline_s)
@@ -149,44 +147,34 @@ class Client:
             constraints=constraints_of(constraints),
         )
         sender = self._started()
+        limit_s = (self._settings.limits.default_deadline_s if deadline_s is None else deadline_s) + GRACE_S
         key = (session or ask.request_id, ask.request_id)
-        self._waiting.setdefault(key, asyncio.get_running_loop().create_future())
-        await sender.send([Emit(ask)])
+        mine = self._outstanding.expect(key, limit_s)
+        try:
+            await send_within(limit_s, sender, [ask])
+        except BaseException:
+            if mine:
+                self._outstanding.forget(key)
+            raise
         return ask.request_id
 
     async def response(
         self, request_id: str, *, session: str | None = None, timeout_s: float | None = None
     ) -> Response:
-        """The response to what this client has submitted."""
-        key = (session or request_id, request_id)
-        future = self._waiting.get(key)
-        if future is None:
-            raise RuvllmError(
-                f"this client has not submitted {request_id!r} in that session",
-                hint="Submit it again under the same id: an answered id is answered from the store.",
-            )
-        longest = (timeout_s or self._settings.limits.default_deadline_s) + GRACE_S
-        try:
-            return await asyncio.wait_for(asyncio.shield(future), longest)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"no response to {request_id} within {longest:.0f} s",
-                hint="Is the service up? `ruvllm status`. The response will stand in its topic when it comes.",
-            ) from error
-        finally:
-            if future.done():
-                self._waiting.pop(key, None)
+        """The response to what this client has submitted; it is handed out once.
 
-    async def responses(self) -> AsyncIterator[Response]:
+        Raises DeadlineExceeded when the request's own deadline has passed without one, or after `timeout_s`:
+        then it can be waited for again.
+        """
+        return await self._outstanding.take((session or request_id, request_id), timeout_s)
+
+    def responses(self) -> AsyncGenerator[Response, None]:
         """The responses to this client's submissions as they come, until none is outstanding.
 
-        Each is handed out once: what `response` or `ask` has given does not come again.
+        Each is handed out once: what `response` or `ask` has given does not come again. Raises DeadlineExceeded
+        for one that has not come by its deadline; the others come when this is called again.
         """
-        while self._waiting:
-            await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
-            for key in [key for key, future in self._waiting.items() if future.done()]:
-                if (future := self._waiting.pop(key, None)) is not None:
-                    yield future.result()
+        return self._outstanding.each()
 
     async def feedback(
         self,
@@ -199,7 +187,7 @@ class Client:
         correction: str | None = None,
         comment: str | None = None,
     ) -> str:
-        """Say how good an answer was; returns the feedback's id once it is written."""
+        """Say how good an answer was; returns the feedback's id once it is written. Raises BrokerUnavailable."""
         request_id = answer if isinstance(answer, str) else answer.request_id
         rate = Rate(
             tenant=self._tenant,
@@ -212,32 +200,64 @@ class Client:
             correction=correction,
             comment=comment,
         )
-        await self._started().send([Emit(rate)])
+        await send_within(self._settings.limits.default_deadline_s, self._started(), [rate])
         return rate.feedback_id
 
-    async def documents(self, commands: Iterable[PutDocument | RemoveDocument]) -> None:
-        """Send document commands; returns when they are written (`ruvllm ingest --wait` waits for more)."""
-        await self._started().send([Emit(command) for command in commands])
+    async def documents(self, commands: Iterable[PutDocument | RemoveDocument], *, timeout_s: float = 600.0) -> None:
+        """Send document commands; returns when they are written (`ruvllm ingest --wait` waits for more).
+
+        Raises BrokerUnavailable if not all could be written in time.
+        """
+        await send_within(timeout_s, self._started(), list(commands))
 
     # --- reading ----------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        assert self._consumer is not None
-        async for message in self._consumer:
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        async for message in consumer:
             key = dict(message.headers)
             session, request_id = (key.get(n, b"").decode("utf-8", "replace") for n in ("session", "request-id"))
-            future = self._waiting.get((session, request_id))
-            if future is None or future.done():
+            submission = (session, request_id)
+            if not self._outstanding.expects(submission):
                 continue
             try:
                 response = decode((Response,), message.value)
             except InvalidRequest as error:  # say so to whoever waits, and read on
-                future.set_exception(error)
+                self._outstanding.settle(submission, error)
                 continue
             if response.tenant == self._tenant:
-                future.set_result(response)
+                self._outstanding.settle(submission, response)
 
     def _started(self) -> Sender:
         if self._sender is None:
             raise RuvllmError("the client is not started", hint="Use `async with Client() as client:`.")
         return self._sender
+
+
+async def service_names(consumer: AIOKafkaConsumer, prefix: str) -> Names:
+    """The topics' names, with the number of partitions that the service gave them, whatever is configured here.
+
+    Raises BrokerUnavailable if they are not there.
+    """
+    names = client_names(prefix, partitions=1)
+    return client_names(prefix, len(await partitions_of(consumer, names.topic("response.completed"))))
+
+
+async def send_within(limit_s: float, sender: Sender, events: Sequence[Event]) -> None:
+    """Send, and wait no longer than this for the broker to take it.
+
+    Raises BrokerUnavailable, and InvalidRequest for what Kafka will never take.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            await sender.send([Emit(event) for event in events])
+    except TimeoutError as error:
+        raise BrokerUnavailable(
+            f"no Kafka broker took {'it' if len(events) == 1 else f'all {len(events)}'} within {limit_s:.0f} s",
+            hint="`ruvllm broker status`. What was on its way may still be written: sent again under the same id, "
+            "a request is answered once and a document changes nothing.",
+        ) from error
+    except KafkaError as error:
+        raise InvalidRequest(
+            f"Kafka refuses it: {error!r}",
+            hint=f"A record has at most {MAX_RECORD_BYTES / 1e6:.0f} MB, and the topics must be open to this user.",
+        ) from error

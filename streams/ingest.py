@@ -15,15 +15,16 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer
 from pydantic import ValidationError
 
-from ruvllm.agents.outbox import Emit
 from ruvllm.errors import InvalidDocument, RuvllmError
 from ruvllm.schemas.memory import DocumentProcessed, DocumentState, MediaType, MemoryFolded, PutDocument, RemoveDocument
 from ruvllm.schemas.wire import decode
+from ruvllm.streams.client import send_within, service_names
+from ruvllm.streams.connection import connected
 from ruvllm.streams.log_reader import listen_from_now, read_to_end
 from ruvllm.streams.memory_view import REPORT_EVERY_S
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings
-from ruvllm.streams.topology import client_names
+from ruvllm.streams.topology import Names, client_names
 
 MEDIA_TYPES: Mapping[str, MediaType] = {
     ".md": "text/markdown",
@@ -93,43 +94,57 @@ async def ingest(
     """Send document commands and wait until answers can use what they made.
 
     Returns what became of each, in the order of processing. Raises RuvllmError when the wait is over
-    before that: the commands stay in the log and are carried out when the service is up.
+    before that (the commands stay in the log and are carried out when the service is up), and
+    BrokerUnavailable when they could not even be written.
     """
-    names = client_names(settings.kafka.prefix, settings.kafka.partitions)
     give_up_at = time.monotonic() + timeout_s
-    sender = Sender(bootstrap, names, source="ingest")
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None, isolation_level="read_committed")
-    await consumer.start()
-    await sender.start()
-    try:
+    async with connected(bootstrap, consumer):
+        names = await service_names(consumer, settings.kafka.prefix)
         await listen_from_now(consumer, names.topic("document.processed"))
-        await sender.send([Emit(command) for command in commands])
-        waiting = {command.command_id for command in commands}
+        sender = Sender(bootstrap, names, source="ingest")
+        async with connected(bootstrap, sender):
+            await send_within(give_up_at - time.monotonic(), sender, commands)
         done: list[DocumentProcessed] = []
-        while waiting:
-            if time.monotonic() > give_up_at:
-                raise RuvllmError(
-                    f"{len(waiting)} of {len(commands)} documents are not processed after {timeout_s:.0f} s",
-                    hint="They stay in the log. Is the learn process up? `ruvllm status`.",
-                )
-            for messages in (await consumer.getmany(timeout_ms=200)).values():
-                for message in messages:
-                    event = decode((DocumentProcessed,), message.value)
-                    if event.command_id in waiting:
-                        waiting.discard(event.command_id)
-                        done.append(event)
-                        if progress is not None:
-                            progress(event)
-    finally:
-        await sender.stop()
-        await consumer.stop()
-    await until_folded(bootstrap, settings, _furthest(done), give_up_at=give_up_at)
+        try:
+            async with asyncio.timeout(give_up_at - time.monotonic()):
+                await _until_processed(consumer, commands, done, progress)
+        except TimeoutError as error:
+            raise RuvllmError(
+                f"{len(commands) - len(done)} of {len(commands)} documents are not processed after {timeout_s:.0f} s",
+                hint="They stay in the log. Is the learn process up? `ruvllm status`.",
+            ) from error
+    try:
+        async with asyncio.timeout(give_up_at - time.monotonic()):
+            await _until_folded(bootstrap, names, _furthest(done))
+    except TimeoutError as error:
+        raise RuvllmError(
+            "the documents are in the log, but no view of memory has folded them yet",
+            hint="Is the answer process up? `ruvllm status`.",
+        ) from error
     return done
 
 
-async def until_folded(bootstrap: str, settings: Settings, offsets: Mapping[str, int], *, give_up_at: float) -> None:
+async def _until_processed(
+    consumer: AIOKafkaConsumer,
+    commands: Sequence[PutDocument | RemoveDocument],
+    done: list[DocumentProcessed],
+    progress: Progress | None,
+) -> None:
+    """Until `done` holds what became of each command."""
+    waiting = {command.command_id for command in commands}
+    while waiting:
+        message = await consumer.getone()
+        event = decode((DocumentProcessed,), message.value)
+        if event.command_id in waiting:
+            waiting.discard(event.command_id)
+            done.append(event)
+            if progress is not None:
+                progress(event)
+
+
+async def _until_folded(bootstrap: str, names: Names, offsets: Mapping[str, int]) -> None:
     """Until every living view of memory has folded up to `offsets`, and there is one at least."""
-    names = client_names(settings.kafka.prefix, settings.kafka.partitions)
     while True:
         views: dict[str, MemoryFolded] = {}
         async for record in read_to_end(bootstrap, names.topic("memory.folded")):
@@ -140,11 +155,6 @@ async def until_folded(bootstrap: str, settings: Settings, offsets: Mapping[str,
         living = [v for v in views.values() if v.time >= alive_since]
         if living and all(v.offsets.get(p, 0) >= offset for v in living for p, offset in offsets.items()):
             return
-        if time.monotonic() > give_up_at:
-            raise RuvllmError(
-                "the documents are in the log, but no view of memory has folded them yet",
-                hint="Is the answer process up? `ruvllm status`.",
-            )
         await asyncio.sleep(0.1)
 
 
