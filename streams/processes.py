@@ -1,21 +1,18 @@
 """The service's processes on one machine: start them in the background, see how they are, stop them.
 
-Whether a process runs is told by a lock that it holds for as long as it lives, not by a process id
-that another program may have by now. Each has a ready file (id and port) and a log in its folder.
+Whether a process runs is told by its pid file (`pid_file.py`), from its first moment to its last. When
+it works it writes a ready file, which has its port; both lie in one folder, with its log.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from typing import Any
 import orjson
 
 from ruvllm.errors import RuvllmError
+from ruvllm.streams.pid_file import PidFile, end
 from ruvllm.streams.settings import Settings
 from ruvllm.streams.topology import Process
 
@@ -66,55 +64,57 @@ class Processes:
     @contextmanager
     def hold(self, process: str) -> Iterator[None]:
         """Be this process. Raises RuvllmError if another one is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{process}.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RuvllmError(
-                    f"process {process} of {self.folder} is running already",
-                    hint="`ruvllm status` shows it, `ruvllm down` stops it.",
-                ) from error
-            self.ready_file(process).unlink(missing_ok=True)
+        pid_file = self._pid_file(process)
+        with ExitStack() as held:
+            with pid_file.starting() as running:
+                if running is None:
+                    self.ready_file(process).unlink(missing_ok=True)
+                    held.enter_context(pid_file.take())
+                elif not pid_file.handed_down():
+                    raise self._runs_already(process)
             yield
 
     # --- from outside -----------------------------------------------------------------------------
 
     def start(self, processes: Sequence[Process] = PROCESSES) -> None:
-        """Start those that do not run; returns when all are ready. Raises RuvllmError with the log's end."""
-        started = {p: self.spawn(p) for p in processes if not self.state(p).running}
-        give_up_at = time.monotonic() + START_LIMIT_S
-        for process in processes:
-            while not self.state(process).ready:
-                child = started.get(process)
-                if (child is not None and child.poll() is not None) or time.monotonic() > give_up_at:
-                    raise RuvllmError(
-                        f"process {process} did not become ready:\n{self.tail(process)}",
-                        hint=f"The whole log is {self.log_file(process)}.",
-                    )
-                time.sleep(0.1)
+        """Start those that do not run; returns when all are ready. Raises RuvllmError with the log's end.
+
+        If that fails or is interrupted, what was started here is stopped.
+        """
+        started: list[Process] = []
+        try:
+            for process in processes:
+                if not self.state(process).running:
+                    self.spawn(process)
+                    started.append(process)
+            give_up_at = time.monotonic() + START_LIMIT_S
+            for process in processes:
+                while not (state := self.state(process)).ready:
+                    if not state.running or time.monotonic() > give_up_at:
+                        raise RuvllmError(
+                            f"process {process} did not become ready:\n{self.tail(process)}",
+                            hint=f"The whole log is {self.log_file(process)}.",
+                        )
+                    time.sleep(0.1)
+        except BaseException:
+            self.stop(started)
+            raise
 
     def stop(self, processes: Sequence[Process] = PROCESSES) -> list[str]:
-        """SIGTERM, and SIGKILL to what has not ended in time. Returns which were running."""
-        running = [s for s in map(self.state, processes) if s.running and s.pid]
-        for state in running:
-            os.kill(state.pid or 0, signal.SIGTERM)
-        give_up_at = time.monotonic() + STOP_LIMIT_S
-        for state in running:
-            while self.state(state.process).running:
-                if time.monotonic() > give_up_at:
-                    os.kill(state.pid or 0, signal.SIGKILL)
-                time.sleep(0.05)
-        return [s.process for s in running]
+        """SIGTERM, and SIGKILL to what has not ended in time. Returns which were running, or starting."""
+        running = {p: file for p in processes if (file := self._pid_file(p)).read() is not None}
+        end(running.values(), STOP_LIMIT_S)
+        return list(running)
 
     def state(self, process: str) -> ProcessState:
-        if not self._locked(process):
+        running = self._pid_file(process).read()
+        if running is None:
             return ProcessState(process, running=False)
         try:
-            facts = orjson.loads(self.ready_file(process).read_bytes())
+            port = orjson.loads(self.ready_file(process).read_bytes())["port"]
         except (FileNotFoundError, orjson.JSONDecodeError):
-            return ProcessState(process, running=True)
-        return ProcessState(process, running=True, pid=facts["pid"], port=facts["port"], report=_health(facts["port"]))
+            return ProcessState(process, running=True, pid=running.pid)
+        return ProcessState(process, running=True, pid=running.pid, port=port, report=_health(port))
 
     def states(self) -> list[ProcessState]:
         return [self.state(p) for p in PROCESSES]
@@ -128,32 +128,29 @@ class Processes:
     def spawn(
         self, process: Process, name: str | None = None, *, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start one process in the background and return at once; its log is appended to."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Start one process in the background and return at once; its log is appended to.
+
+        Raises RuvllmError if one of that name runs.
+        """
         name = name or process
         flags = [part for key, value in self._flags.items() for part in ("--set", f"{key}={value}")]
         config = ("--config", str(self._file)) if self._file is not None else ()
         command = [sys.executable, "-m", "ruvllm.streams.cli", *config, *flags, "worker", process, "--name", name]
-        with self.log_file(name).open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, **(environment or {})},
-            )
+        pid_file = self._pid_file(name)
+        with pid_file.starting() as running:
+            if running is not None:
+                raise self._runs_already(name)
+            self.ready_file(name).unlink(missing_ok=True)
+            return pid_file.launch(command, self.log_file(name), environment=environment)
 
-    def _locked(self, process: str) -> bool:
-        path = self.folder / f"{process}.lock"
-        if not path.exists():
-            return False
-        with path.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+    def _pid_file(self, process: str) -> PidFile:
+        return PidFile(self.folder / f"{process}.pid")
+
+    def _runs_already(self, process: str) -> RuvllmError:
+        return RuvllmError(
+            f"process {process} of {self.folder} is running already",
+            hint="`ruvllm status` shows it, `ruvllm down` stops it.",
+        )
 
 
 def _health(port: int) -> Mapping[str, Any] | None:

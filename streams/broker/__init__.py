@@ -2,5 +2,6 @@
 
 Start with `contract.py` (what each of them can do), then `choose.py` (which one). `local.py` runs Kafka
 from its own jars, which `files.py` fetches; `docker.py` runs the image; `properties.py` holds the settings
-that all share. Nothing here knows the topology. Imports `ruvllm.errors` and `streams/preflight.py` only.
+that all share. Nothing here knows the topology. Imports `ruvllm.errors`, `streams/preflight.py` and
+`streams/pid_file.py` only.
 """

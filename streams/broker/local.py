@@ -1,26 +1,22 @@
 """Apache Kafka as a Java process of this machine: KRaft, one node, on the loopback address.
 
-It runs detached and outlives who started it; any later process finds it by its pid file (`pid_file.py`).
+It runs detached and outlives who started it; any later process finds it by its pid file (`streams/pid_file.py`).
 Its log stays in the home folder, so a broker that starts again goes on where it was.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from ruvllm.errors import BrokerUnavailable, MissingRequirement
 from ruvllm.streams.broker.contract import BrokerStatus
 from ruvllm.streams.broker.files import KafkaFiles
-from ruvllm.streams.broker.pid_file import PidFile, Running
 from ruvllm.streams.broker.properties import (
     KAFKA_VERSION,
     as_properties,
@@ -28,11 +24,11 @@ from ruvllm.streams.broker.properties import (
     packaged,
 )
 from ruvllm.streams.broker.readiness import port_open, wait_until_answers
+from ruvllm.streams.pid_file import PidFile, end
 from ruvllm.streams.preflight import JAVA_MIN
 
 _START_TIMEOUT_S = 90.0  # 2 to 3 s on a quiet machine, up to 20 on a busy one
 _STOP_TIMEOUT_S = 30.0
-_POLL_S = 0.02
 _LOG_BYTES_MAX = 10 * 2**20
 
 # Small and quick to start: this broker serves one machine, and its work is copying bytes.
@@ -76,13 +72,7 @@ class LocalBroker:
         return self._start(f"-XX:SharedArchiveFile={self._files.class_archive}")
 
     def stop(self) -> None:
-        running = self._pid_file.read()
-        if running is not None:
-            with suppress(ProcessLookupError):  # it may end by itself between our look and our signal
-                os.kill(running.pid, signal.SIGTERM)
-                if not self._gone_within(_STOP_TIMEOUT_S):
-                    os.kill(running.pid, signal.SIGKILL)
-                    self._gone_within(_STOP_TIMEOUT_S)
+        end([self._pid_file], _STOP_TIMEOUT_S)
         self._reap()
 
     def status(self) -> BrokerStatus:
@@ -126,8 +116,7 @@ class LocalBroker:
         return self.folder / "broker.log"
 
     def _start(self, archive_flag: str) -> BrokerStatus:
-        with self._pid_file.starting():
-            running = self._pid_file.read()
+        with self._pid_file.starting() as running:
             if running is None:
                 self._reap()
                 for port in (self._port, self._controller_port):
@@ -135,7 +124,7 @@ class LocalBroker:
                 _require_java()
                 self._configure()
                 java = self._java(archive_flag, "kafka.Kafka", str(self.folder / "server.properties"))
-                self._pid_file.launch(lambda descriptor: self._spawn(java, descriptor))
+                self._process = self._pid_file.launch(java, self._fresh_log(), folder=self.folder, port=self._port)
         if running is not None and running.port != self._port:
             raise BrokerUnavailable(
                 f"the broker of {self.folder} runs on port {running.port}, not {self._port}",
@@ -187,35 +176,17 @@ class LocalBroker:
         class_path = ["-cp", self._files.class_path()]
         return ["java", *_JAVA_FLAGS, archive_flag, log4j, *class_path, main_class, *arguments]
 
-    def _spawn(self, command: list[str], descriptor: int) -> Running:
-        """Detached: it outlives this process, and a Ctrl-C here is not one there."""
+    def _fresh_log(self) -> Path:
+        """Where it logs; what is too long is set aside."""
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES_MAX:
             self._log.replace(self._log.with_suffix(".log.1"))
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=[descriptor],
-            )
-        return Running(self._process.pid, self._port, time.time())
+        return self._log
 
     def _reap(self) -> None:
         """A child of ours that has ended is collected; one that an earlier process started is not ours."""
         if self._process is not None:
             self._process.wait()
             self._process = None
-
-    def _gone_within(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while self._pid_file.read() is not None:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_S)
-        return True
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,20 +1,15 @@
 """Which broker is chosen, what each kind is told to do, and what is said when something is missing.
 
-No broker runs here. Commands go to `Commands`, which answers as the tools would; the processes of the
-pid file are real ones.
+No broker runs here. Commands go to `Commands`, which answers as the tools would.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +22,6 @@ from ruvllm.streams.broker.docker import DATA, IMAGE, DockerBroker
 from ruvllm.streams.broker.external import ExternalBroker
 from ruvllm.streams.broker.files import KafkaFiles, check_jars, wanted_jars
 from ruvllm.streams.broker.local import LocalBroker, free_ports
-from ruvllm.streams.broker.pid_file import PidFile, Running
 from ruvllm.streams.broker.properties import (
     KAFKA_VERSION,
     as_environment,
@@ -38,6 +32,7 @@ from ruvllm.streams.broker.properties import (
     shared_settings,
 )
 from ruvllm.streams.broker.readiness import answers, wait_until_answers
+from ruvllm.streams.pid_file import PidFile
 from ruvllm.streams.preflight import COMMAND_NOT_FOUND, run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -66,35 +61,6 @@ CLIENT_WITHOUT_ENGINE = {"docker info": (1, "Cannot connect to the Docker daemon
 
 def has(*names: str) -> Callable[[str], str | None]:
     return lambda name: f"/usr/bin/{name}" if name in names else None
-
-
-@pytest.fixture
-def sleeper() -> Iterator[Callable[[int], Running]]:
-    """Starts a process that holds the descriptor and waits to be ended."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def spawn(descriptor: int) -> Running:
-        program = "import sys; print('up', flush=True); sys.stdin.read()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[descriptor],
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        process.stdout.readline()
-        return Running(process.pid, 1, time.time())
-
-    yield spawn
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
 
 
 # --- which one -------------------------------------------------------------------------------------
@@ -223,26 +189,6 @@ def test_waiting_ends_with_an_answer_a_death_or_the_time(answers_at_s: float, di
     assert clock() <= 10.1
 
 
-# --- the pid file ----------------------------------------------------------------------------------
-
-
-def test_the_pid_file_tells_who_runs_until_it_ends(tmp_path: Path, sleeper: Callable[[int], Running]) -> None:
-    pid_file = PidFile(tmp_path / "it.pid")
-    assert pid_file.read() is None
-    pid_file.launch(sleeper)
-    running = pid_file.read()
-    assert running is not None
-    assert running == PidFile(tmp_path / "it.pid").read()
-    end(running.pid)
-    assert pid_file.read() is None
-
-
-def test_a_pid_that_another_program_has_got_since_is_not_believed(tmp_path: Path) -> None:
-    # given a pid file left by a crash, and a live process that now has its id: ours
-    (tmp_path / "it.pid").write_text(json.dumps({"pid": os.getpid(), "port": 1, "started_at": 0.0}))
-    assert PidFile(tmp_path / "it.pid").read() is None
-
-
 # --- the Java process, without Java ----------------------------------------------------------------
 
 
@@ -290,12 +236,12 @@ def test_storage_that_cannot_be_formatted_is_reported_in_kafkas_words(
 
 
 def test_a_running_broker_is_seen_and_stopped_and_not_started_on_another_port(
-    tmp_path: Path, installed: KafkaFiles, sleeper: Callable[[int], Running]
+    tmp_path: Path, installed: KafkaFiles
 ) -> None:
     # given a process that holds the home's pid file, as a broker on port 1 does
     broker = LocalBroker(tmp_path, *free_ports(2), files=installed)
     broker.folder.mkdir()
-    PidFile(broker.folder / "broker.pid").launch(sleeper)
+    child = PidFile(broker.folder / "broker.pid").launch(["sleep", "60"], tmp_path / "log", port=1)
     status = broker.status()
     assert status.running
     assert status.bootstrap == "127.0.0.1:1"
@@ -304,6 +250,7 @@ def test_a_running_broker_is_seen_and_stopped_and_not_started_on_another_port(
         broker.start()
     # when stopped, then it ends
     broker.stop()
+    assert child.wait() == -signal.SIGTERM
     assert not broker.status().running
     broker.stop()  # a second time: nothing to do
 
