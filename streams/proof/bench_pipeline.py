@@ -14,12 +14,16 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import NewTopic
 
 from ruvllm.streams.client import Client
+from ruvllm.streams.connection import connected
+from ruvllm.streams.log_reader import listen_from_now
 from ruvllm.streams.proof.cluster import Cluster
 from ruvllm.streams.proof.raw_hops import HOPS, hop_topic, side_topic
 from ruvllm.streams.proof.report import quantiles_ms, report
@@ -36,32 +40,41 @@ class RawPath:
         self._bootstrap, self._prefix, self._partitions = bootstrap, prefix, partitions
         self._waiting: dict[bytes, asyncio.Future[None]] = {}
 
-    async def start(self) -> None:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Make the topics, start the hops, connect; stop the hops in the end."""
         async with admin(self._bootstrap) as client:
             names = [hop_topic(self._prefix, h) for h in range(HOPS)] + [side_topic(self._prefix)]
             await client.create_topics([NewTopic(n, self._partitions, 1) for n in names])
         arguments = (self._bootstrap, self._prefix, str(self._partitions))
-        self._child = await asyncio.create_subprocess_exec(
+        child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ruvllm.streams.proof.raw_hops", *arguments, stdout=asyncio.subprocess.PIPE
         )
-        assert self._child.stdout is not None
-        for _ in range(HOPS - 1):
-            await asyncio.wait_for(self._child.stdout.readline(), 60)
+        try:
+            assert child.stdout is not None
+            for _ in range(HOPS - 1):
+                await asyncio.wait_for(child.stdout.readline(), 60)
+            async with self._connected():
+                yield
+        finally:
+            child.terminate()
+            await child.wait()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[None]:
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True, linger_ms=0
         )
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, group_id=None, isolation_level="read_committed"
-        )
-        await self._producer.start()
-        await self._consumer.start()
-        places = [TopicPartition(hop_topic(self._prefix, HOPS - 1), p) for p in range(self._partitions)]
-        self._consumer.assign(places)
-        await self._consumer.seek_to_end(*places)
-        self._reader = asyncio.create_task(self._read())
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=None, isolation_level="read_committed")
+        async with connected(self._bootstrap, self._producer, consumer):
+            await listen_from_now(consumer, hop_topic(self._prefix, HOPS - 1))
+            reader = asyncio.create_task(self._read(consumer))
+            yield
+            reader.cancel()
+            await asyncio.wait({reader})
 
-    async def _read(self) -> None:
-        async for message in self._consumer:
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        async for message in consumer:
             if (future := self._waiting.pop(message.key, None)) is not None and not future.done():
                 future.set_result(None)
 
@@ -74,14 +87,6 @@ class RawPath:
         )
         await asyncio.wait_for(future, 30)
 
-    async def stop(self) -> None:
-        self._reader.cancel()
-        await asyncio.wait({self._reader})
-        await self._consumer.stop()
-        await self._producer.stop()
-        self._child.terminate()
-        await self._child.wait()
-
 
 async def bench_pipeline(bootstrap: str, *, requests: int = 300, block: int = 25, seed: int = 1) -> dict[str, Any]:
     """Latency of both paths, request by request. Returns the report."""
@@ -91,9 +96,8 @@ async def bench_pipeline(bootstrap: str, *, requests: int = 300, block: int = 25
         await cluster.until_ready()
         settings = cluster.settings
         raw = RawPath(bootstrap, settings.kafka.prefix, settings.kafka.partitions)
-        await raw.start()
         draws = random.Random(seed)
-        async with Client(bootstrap, settings=settings) as client:
+        async with raw.running(), Client(bootstrap, settings=settings) as client:
             flow_s: list[float] = []
             raw_s: list[float] = []
             stages: list[dict[str, float]] = []
@@ -110,7 +114,6 @@ async def bench_pipeline(bootstrap: str, *, requests: int = 300, block: int = 25
                     started = time.perf_counter()
                     await raw.ask("request", number)
                     raw_s.append(time.perf_counter() - started)
-        await raw.stop()
     own_ms = {
         stage: round(statistics.median(s[stage] for s in stages), 2) for stage in ("retrieve", "route", "generate")
     }

@@ -1,25 +1,30 @@
 """A small installation of its own for benches and faults: several workers of a kind, on one broker.
 
 Its topics have a prefix of their own and its files a folder of their own, so it meets nothing else.
-Every process started here is stopped here.
+Every process started here is stopped here, and topics and folder are removed, unless something failed:
+then they are the evidence, and it is said where they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ruvllm.errors import RuvllmError
+from ruvllm.errors import BrokerUnavailable, RuvllmError
 from ruvllm.schemas.ids import new_id
 from ruvllm.streams.processes import Processes
 from ruvllm.streams.settings import Settings, load_settings
+from ruvllm.streams.topics import admin
 from ruvllm.streams.topology import Process
 
 READY_LIMIT_S = 120.0
@@ -57,12 +62,15 @@ class Cluster:
 
     bootstrap: str
     flags: Mapping[str, str]
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ruvllm-cluster-")))
     members: dict[str, Member] = field(default_factory=dict)
+    failed: bool = False
+    """Whether its topics and folder are kept when it is closed."""
 
     def __post_init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ruvllm-cluster-"))
+        self.prefix = f"t{new_id().lower()[-10:]}"
         ports = {f"workers.{p}_port": "0" for p in ("answer", "pool", "learn")}
-        own = {"home": str(self.folder), "kafka.prefix": f"t{new_id().lower()[-10:]}"}
+        own = {"home": str(self.folder), "kafka.prefix": self.prefix}
         self.all_flags = {**ports, **own, "kafka.bootstrap_servers": self.bootstrap, **self.flags}
         self.processes = Processes(self.settings, self.all_flags)
 
@@ -73,8 +81,16 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception):  # Ctrl-C is none
+            self.failed = True
+            error.add_note(self.evidence)
         self.close()
+
+    @property
+    def evidence(self) -> str:
+        """Where to look when something failed."""
+        return f"The workers' logs are kept in {self.folder}, the topics under the prefix {self.prefix}."
 
     def spawn(self, process: Process, name: str, *, fault: str | None = None) -> Member:
         """Start a worker; `fault` arms a fault point in it."""
@@ -93,7 +109,14 @@ class Cluster:
                 await asyncio.sleep(0.1)
 
     def close(self) -> None:
-        """Stop everything that was started here."""
+        """Stop everything that was started here, and remove what it left unless something failed."""
+        self._stop()
+        if not self.failed:
+            with ThreadPoolExecutor(1) as apart:  # the caller may be on an event loop
+                apart.submit(asyncio.run, remove_topics(self.bootstrap, self.prefix)).result()
+            shutil.rmtree(self.folder)
+
+    def _stop(self) -> None:
         living = [m for m in self.members.values() if m.alive]
         for member in living:
             os.kill(member.pid, signal.SIGCONT)
@@ -105,3 +128,12 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 member.child.kill()
                 member.child.wait()
+
+
+async def remove_topics(bootstrap: str, prefix: str) -> None:
+    """Delete every topic under a prefix, whoever made it. A broker that is away keeps them."""
+    with suppress(BrokerUnavailable):
+        async with admin(bootstrap) as client:
+            topics = [name for name in await client.list_topics() if name.startswith(f"{prefix}.")]
+            if topics:
+                await client.delete_topics(topics)

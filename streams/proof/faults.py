@@ -2,38 +2,34 @@
 
 Random SIGKILLs alone prove little: what matters is the two milliseconds between a transaction's last
 send and its commit. So some workers are armed (`fault_points`) to die there, and some to freeze there
-until their partitions have moved, and to wake up as zombies. What is counted is what a read-committed
-consumer finds in the log afterwards.
+until their partitions have moved, and to wake up as zombies. What is counted afterwards is in `aftermath`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruvllm.agents.memory_fold import CHANGES, fold
 from ruvllm.schemas.event import session_key
-from ruvllm.schemas.flow import Interaction
-from ruvllm.schemas.memory import MemoryChange, NodeAdded, PutDocument
-from ruvllm.schemas.request import Response
+from ruvllm.schemas.memory import PutDocument
 from ruvllm.streams.client import Client
-from ruvllm.streams.clock import SystemClock
-from ruvllm.streams.guard import read
 from ruvllm.streams.ingest import documents_in
 from ruvllm.streams.log_reader import read_to_end
+from ruvllm.streams.proof.aftermath import amiss, count_effects
 from ruvllm.streams.proof.cluster import Cluster, Member
 from ruvllm.streams.proof.report import report
-from ruvllm.streams.serial import SerialSystem
 from ruvllm.streams.topology import Names, Process, partition_of
-from ruvllm.streams.wiring import Wiring, names_of
+from ruvllm.streams.wiring import names_of
 
 SESSION_TIMEOUT_S = 6.0
 FROZEN_S = SESSION_TIMEOUT_S + 4.0
@@ -53,15 +49,16 @@ FLAGS = {
 }
 LONGEST_GAP_S = 3.0
 """Between two requests while the schedule lags behind: what is armed fires only under load."""
-LAST_REQUESTS = 5
-LAST_CHANCE_S = 20.0
-"""The last requests wait longer, so that whoever is armed last still meets some load."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of what. `aimed` die between send and commit, `zombies` freeze there."""
+    """How much of what. `aimed` die between send and commit, `zombies` freeze there.
+
+    `limit_s` is for the load, and again for its answers; more requests than planned are sent while the
+    schedule is not carried out.
+    """
 
     requests: int = 200
     sessions: int = 8
@@ -71,6 +68,10 @@ class Plan:
     zombies: int = 3
     seed: int = 1
     limit_s: float = 600.0
+
+    @property
+    def faults(self) -> dict[str, int]:
+        return {"kills": self.kills, "aimed": self.aimed, "zombies": self.zombies}
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Chaos:
     @property
     def share(self) -> float:
         """How much of the schedule is done, 0 to 1."""
-        total = self.plan.kills + self.plan.aimed + self.plan.zombies
+        total = sum(self.plan.faults.values())
         return sum(self.done.values()) / total if total else 1.0
 
     def spawn(self, process: Process, name: str) -> None:
@@ -118,7 +119,7 @@ class Chaos:
             await asyncio.sleep(0.1)
 
     def _count_death(self, member: Member) -> None:
-        if member.fault and member.fault.endswith("KILL"):
+        if member.fault and member.fault.endswith("KILL") and member.child.returncode == -signal.SIGKILL:
             self.done["aimed"] += 1
             self.say(f"{member.name} died between send and commit")
 
@@ -140,9 +141,8 @@ class Chaos:
         """The unaimed kills, some seconds apart."""
         for _ in range(self.plan.kills):
             await asyncio.sleep(self.draws.uniform(1.0, 6.0))
-            victims = [m for m in self.cluster.members.values() if m.alive and not m.fault]
-            if not victims:
-                victims = [m for m in self.cluster.members.values() if m.alive]
+            while not (victims := [m for m in self.cluster.members.values() if m.alive and not m.fault]):
+                await asyncio.sleep(0.1)  # who is armed has a fault of its own to come
             victim = self.draws.choice(sorted(victims, key=lambda m: m.name))
             os.kill(victim.pid, signal.SIGKILL)
             self.done["kills"] += 1
@@ -176,22 +176,25 @@ async def run_faults(bootstrap: str, corpus: Path, plan: Plan, say: Say = lambda
         killer = asyncio.create_task(chaos.kill_at_random())
         async with Client(bootstrap, settings=cluster.settings) as client:
             submitted = await _load(client, chaos, documents, sessions_apart(plan.sessions, 8))
-            await killer
-            last_chance = time.monotonic() + LAST_CHANCE_S
-            while chaos.share < 1.0 and time.monotonic() < last_chance:
-                await asyncio.sleep(0.2)
-            unanswered = await _await_all(client, submitted, plan.limit_s - (time.monotonic() - started))
+            killer.cancel()
+            with suppress(asyncio.CancelledError):
+                await killer
+            unanswered = await _await_all(client, submitted, plan.limit_s)
         chaos.over = True
         await watcher
         say(f"{len(submitted) - unanswered} of {len(submitted)} answered after {time.monotonic() - started:.0f} s")
         await cluster.until_ready()
         await _settled(bootstrap, names_of(cluster.settings), documents, plan.limit_s)
-        results = await _count(bootstrap, cluster, submitted, documents)
-    facts = {"aimed": chaos.done["aimed"], "zombies": chaos.done["zombies"], "unaimed": chaos.done["kills"]}
+        results: dict[str, Any] = {"planned": plan.faults, "done": {name: chaos.done[name] for name in plan.faults}}
+        results |= await count_effects(bootstrap, cluster, submitted, documents)
+        results["findings"] += amiss(results)
+        if results["findings"]:
+            cluster.failed = True
+            say(cluster.evidence)
     return report(
         "ruvllm faults",
         seed=plan.seed,
-        sizes={"sessions": plan.sessions, "workers": plan.workers, "documents": len(documents), **facts},
+        sizes={"sessions": plan.sessions, "workers": plan.workers, "documents": len(documents)},
         results={
             "kills": chaos.done["kills"] + chaos.done["aimed"],
             "requests": len(submitted),
@@ -207,9 +210,11 @@ async def _load(
     """Submit requests and documents in step with the chaos; (session, request id) in order of submission."""
     submitted: list[tuple[str, str]] = []
     waiting_documents = list(documents)
-    for number in range(chaos.plan.requests):
-        last = number >= chaos.plan.requests - LAST_REQUESTS
-        slack_until = time.monotonic() + (LAST_CHANCE_S if last else LONGEST_GAP_S)
+    give_up_at = time.monotonic() + chaos.plan.limit_s
+    for number in itertools.count():
+        if number >= chaos.plan.requests and (chaos.share >= 1.0 or time.monotonic() > give_up_at):
+            break
+        slack_until = time.monotonic() + LONGEST_GAP_S
         while number / chaos.plan.requests > chaos.share + 0.02 and time.monotonic() < slack_until:
             await asyncio.sleep(0.05)
         session = chaos.draws.choice(sessions)
@@ -244,73 +249,3 @@ async def _settled(bootstrap: str, names: Names, documents: list[PutDocument], l
         if wanted <= {(r.key or b"").decode().split("\x1f")[1] for r in done}:
             return
         await asyncio.sleep(0.5)
-
-
-async def _count(
-    bootstrap: str, cluster: Cluster, submitted: list[tuple[str, str]], documents: list[PutDocument]
-) -> dict[str, Any]:
-    """What a read-committed consumer finds, against what was submitted."""
-    wiring = Wiring(cluster.settings, SystemClock())
-    names = wiring.names
-    findings: list[str] = []
-    answers: dict[str, list[str]] = defaultdict(list)  # session -> ids in order of response
-    errors: Counter[str] = Counter()
-    async for record in read_to_end(bootstrap, names.topic("response.completed")):
-        response = read(record, (Response,))
-        assert isinstance(response, Response)
-        answers[response.session].append(response.request_id)
-        if response.error is not None:
-            errors[response.error.code] += 1
-    counted = Counter(r for ids in answers.values() for r in ids)
-    ids = [r for _, r in submitted]
-    lost = [r for r in ids if counted[r] == 0]
-    twice = [r for r in ids if counted[r] > 1]
-    inversions = 0
-    for session, answered in answers.items():
-        order = [r for s, r in submitted if s == session]
-        inversions += list(dict.fromkeys(answered)) != [r for r in order if r in set(answered)]
-    interactions: Counter[str] = Counter()
-    async for record in read_to_end(bootstrap, names.topic("interaction.recorded")):
-        interaction = read(record, (Interaction,))
-        assert isinstance(interaction, Interaction)
-        interactions[interaction.request_id] += 1
-    nodes_wrong, fold_equal = await _memory_equal(bootstrap, cluster, names, wiring, documents)
-    findings += [f"request {r} has no response" for r in lost[:5]]
-    findings += [f"request {r} has {counted[r]} responses" for r in twice[:5]]
-    findings += [f"{inversions} sessions were answered out of order"] if inversions else []
-    findings += [f"errors: {dict(errors)}"] if errors else []
-    findings += [] if fold_equal else ["memory differs from the serial fold"]
-    return {
-        "lost": len(lost),
-        "answered_twice": len(twice),
-        "effects_lost": sum(interactions[r] == 0 for r in ids) + nodes_wrong["lost"],
-        "effects_doubled": sum(interactions[r] > 1 for r in ids) + nodes_wrong["doubled"],
-        "order_inversions": inversions,
-        "errors": sum(errors.values()),
-        "fold_equal": fold_equal,
-        "findings": findings,
-    }
-
-
-async def _memory_equal(
-    bootstrap: str, cluster: Cluster, names: Names, wiring: Wiring, documents: list[PutDocument]
-) -> tuple[Counter[str], bool]:
-    """The memory that the run left: folded in two interleavings, and beside an undisturbed serial run."""
-    by_partition: dict[int, list[MemoryChange]] = defaultdict(list)
-    async for record in read_to_end(bootstrap, names.topic("memory.changed")):
-        change = read(record, CHANGES)
-        assert isinstance(change, MemoryChange)
-        by_partition[record.partition or 0].append(change)
-    forwards, backwards = wiring.new_memory(), wiring.new_memory()
-    for memory, order in ((forwards, sorted(by_partition)), (backwards, sorted(by_partition, reverse=True))):
-        for partition in order:
-            for change in by_partition[partition]:
-                fold(memory, change)
-    added = Counter(c.node_id for cs in by_partition.values() for c in cs if isinstance(c, NodeAdded))
-    async with SerialSystem(cluster.settings) as serial:
-        await serial.send(*documents)
-        await serial.run()
-        wanted = {c.node_id for c in serial.events("memory.changed") if isinstance(c, NodeAdded)}
-        same = serial.memory.stats() == forwards.stats()
-    wrong = Counter(lost=len(wanted - added.keys()), doubled=sum(n > 1 for n in added.values()))
-    return wrong, same and wanted == added.keys() and forwards.digest() == backwards.digest()

@@ -30,8 +30,8 @@ async def test_random_and_aimed_kills_and_a_zombie_lose_and_double_nothing(kafka
     for name in ("lost", "answered_twice", "effects_lost", "effects_doubled", "order_inversions", "errors"):
         assert found[name] == 0, found["findings"]
     assert found["fold_equal"]
-    assert found["sizes"]["zombies"] == 1
-    assert found["sizes"]["aimed"] == 2
+    assert found["done"] == found["planned"] == {"kills": 3, "aimed": 2, "zombies": 1}
+    assert found["findings"] == []
 
 
 async def test_a_pool_killed_during_generation_answers_after_its_restart(kafka: str) -> None:
