@@ -45,5 +45,6 @@ def main() -> None:
     try:
         app()
     except RuvllmError as error:
-        print(f"ruvllm: {error.message}\n  {error.hint} [{error.code}]", file=sys.stderr)
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        print(f"ruvllm: {error.message}{notes}\n  {error.hint} [{error.code}]", file=sys.stderr)
         sys.exit(3 if isinstance(error, MissingRequirement) else 2)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from ruvllm.schemas.request import Response
 from ruvllm.streams.cli.context import of, run
@@ -46,13 +47,13 @@ def ask(
     constraints = {k: v for k, v in given.items() if v is not None}
     here = of(context)
     if serial:
-        response = run(_ask_serial(here.settings, log, prompt, session, constraints))
+        response = run(_ask_serial(here.settings, log, prompt, session, deadline, constraints))
     else:
         response = run(_ask(here.settings, bootstrap_of(here.settings), prompt, session, deadline, constraints))
     if json:
         from ruvllm.schemas.wire import encode
 
-        here.console.print(encode(response).decode(), markup=False)
+        here.console.print(encode(response).decode())
     else:
         show(here.console, response)
     if response.error is not None:
@@ -69,24 +70,29 @@ async def _ask(
 
 
 async def _ask_serial(
-    settings: Any, log: Path | None, prompt: str, session: str | None, constraints: dict[str, Any]
+    settings: Any,
+    log: Path | None,
+    prompt: str,
+    session: str | None,
+    deadline: float | None,
+    constraints: dict[str, Any],
 ) -> Response:
     from ruvllm.streams.serial import SerialSystem
 
     async with SerialSystem(settings, file=log) as system:
-        return await system.ask(prompt, session=session, **constraints)
+        return await system.ask(prompt, session=session, deadline_s=deadline, **constraints)
 
 
 def show(console: Console, response: Response) -> None:
     """An answer for people: text, where it came from, which model, how long each stage took."""
     if response.error is not None:
-        console.print(f"[red]{response.error.code}[/red] {response.error.message}")
+        console.print(Text.assemble((response.error.code, "red"), " ", response.error.message))
         console.print(f"  {response.error.hint}")
         return
-    console.print(response.text, markup=False, style="bold")
+    console.print(response.text, style="bold")
     for number, source in enumerate(response.sources, 1):
         snippet = " ".join(source.snippet.split())
-        console.print(f"  {number}. {source.title} ({source.score:.2f}): {snippet[:90]}...", style="dim", markup=False)
+        console.print(f"  {number}. {source.title} ({source.score:.2f}): {snippet[:90]}...", style="dim")
     usage = response.usage
     console.print(
         f"  {response.finish_reason}, tier {response.tier}, confidence {response.confidence:.2f}, "

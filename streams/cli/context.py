@@ -44,7 +44,8 @@ class Context:
 
     @cached_property
     def console(self) -> Console:
-        return Console(highlight=False, soft_wrap=True)
+        """It prints text as it is: what users write is no markup, and `:lock:` no picture."""
+        return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def of(context: typer.Context) -> Context:

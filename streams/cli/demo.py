@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ruvllm.streams.cli.answering import show
 from ruvllm.streams.cli.context import Context, of, run
@@ -42,7 +43,7 @@ def demo(
     keep: Annotated[bool, typer.Option(help="leave everything running afterwards")] = False,
 ) -> None:
     """Start everything, ingest the packaged corpus, ask, and show what then lies in the log."""
-    from ruvllm.streams.processes import Processes
+    from ruvllm.streams.processes import PROCESSES, Processes
 
     here = of(context)
     console = here.console
@@ -61,12 +62,15 @@ def demo(
         run(_ask(here.settings, console, bootstrap))
         run(_show_topics(here.settings, console, bootstrap))
         _farewell(here, console, bootstrap)
+    except BaseException:
+        keep = False
+        raise
     finally:
         if keep:
             console.print("Everything is left running: `ruvllm status`, `ruvllm down`.")
         else:
             with step(console, "stopping what the demo started"):
-                processes.stop([p for p in ("answer", "pool", "learn") if p not in were_up])
+                processes.stop([p for p in PROCESSES if p not in were_up])
                 if not was_running:
                     broker.stop()
 
@@ -75,9 +79,9 @@ def demo(
 def step(console: Console, what: str) -> Iterator[None]:
     """Say what happens, and how long it took."""
     started = time.monotonic()
-    with console.status(what):
+    with console.status(Text(what)):
         yield
-    console.print(f"[green]✓[/green] {what} [dim]{time.monotonic() - started:.1f} s[/dim]")
+    console.print(Text.assemble(("✓", "green"), f" {what} ", (f"{time.monotonic() - started:.1f} s", "dim")))
 
 
 def _ingest(here: Context, bootstrap: str) -> None:
@@ -102,17 +106,17 @@ async def _ask(settings: Settings, console: Console, bootstrap: str) -> None:
     async with Client(bootstrap, settings=settings) as client:
         first = questions[QUESTIONS[0]].question
         console.rule("without memory, as a control")
-        console.print(f"[cyan]? {first}[/cyan]")
+        console.print(f"? {first}", style="cyan")
         show(console, await client.ask(first, session=f"control-{visit}", grounding="none", max_tokens=48))
         console.rule("with memory")
         right = 0
         for name in QUESTIONS:
             question = questions[name]
-            console.print(f"[cyan]? {question.question}[/cyan]")
+            console.print(f"? {question.question}", style="cyan")
             answer = await client.ask(question.question, session=f"{name}-{visit}", max_tokens=64)
             show(console, answer)
             right += is_right(answer.text, question.answers)
-        console.print(f"[cyan]? {unanswerable[-1]}[/cyan]")
+        console.print(f"? {unanswerable[-1]}", style="cyan")
         show(console, await client.ask(unanswerable[-1], session=f"u-{visit}", max_tokens=64))
         console.print(f"\n{right} of {len(QUESTIONS)} hold the expected answer; all forty: `ruvllm eval answers`")
 
@@ -144,7 +148,6 @@ def _farewell(here: Context, console: Console, bootstrap: str) -> None:
             question=load_questions(demo_folder())[0].question,
             requests=names.topic("request.submitted"),
             responses=names.topic("response.completed"),
-        ),
-        markup=False,
+        )
     )
     console.print("`ruvllm up` starts it to stay, `ruvllm ingest FOLDER` adds your documents, `ruvllm down` stops it.")

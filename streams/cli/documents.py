@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ruvllm.schemas.memory import DocumentProcessed
 from ruvllm.streams.cli.context import of, run
@@ -86,7 +87,7 @@ def summarise(console: Console, done: list[DocumentProcessed]) -> None:
     console.print(f"{', '.join(f'{n} {o}' for o, n in counts.items())}; {nodes}")
     for event in done:
         if event.fault is not None:
-            console.print(f"[red]{event.document_id}[/red]: {event.fault.message}")
+            console.print(Text.assemble((event.document_id, "red"), ": ", event.fault.message))
 
 
 @docs_app.command("list")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ruvllm.streams.cli.context import of, run
 from ruvllm.streams.cli.service import bootstrap_of
@@ -97,8 +98,8 @@ def doctor(context: typer.Context) -> None:
     here = of(context)
     findings = examine(here.settings, lambda: bootstrap_of(here.settings))
     for finding in findings:
-        mark = "[green]ok[/green]  " if finding.good else "[red]look[/red]"
-        here.console.print(f"{mark} {finding.subject}: {finding.fact}")
+        mark = ("ok  ", "green") if finding.good else ("look", "red")
+        here.console.print(Text.assemble(mark, f" {finding.subject}: {finding.fact}"))
         if not finding.good:
             here.console.print(f"       {finding.advice}")
     if not all(f.good for f in findings):

@@ -44,17 +44,26 @@ def bootstrap_of(settings: Settings) -> str:
 
 
 def up(context: typer.Context) -> None:
-    """Start the broker, unless one is named, and the three processes; returns when all are ready."""
+    """Start the broker, unless one is named, and the three processes; returns when all are ready.
+
+    If that fails or is interrupted, what it started is stopped again.
+    """
     from ruvllm.streams.processes import Processes
 
     here = of(context)
     broker = broker_of(here.settings)
-    if broker.kind != "external":
-        with here.console.status("starting Kafka"):
-            broker.start()
+    was_running = broker.kind == "external" or broker.status().running
     processes = Processes(here.settings, {**here.flags, "kafka.bootstrap_servers": broker.bootstrap}, file=here.file)
-    with here.console.status("starting answer, pool and learn"):
-        processes.start()
+    try:
+        if broker.kind != "external":
+            with here.console.status("starting Kafka"):
+                broker.start()
+        with here.console.status("starting answer, pool and learn"):
+            processes.start()
+    except BaseException:
+        if not was_running:
+            broker.stop()
+        raise
     here.console.print(f"up: Kafka at {broker.bootstrap}, profile {here.settings.profile}")
     here.console.print('ask with `ruvllm ask "..."`, look with `ruvllm status`, stop with `ruvllm down`')
 
@@ -164,4 +173,4 @@ def broker_status(context: typer.Context) -> None:
 def broker_logs(context: typer.Context, lines: Annotated[int, typer.Option("-n", help="how many")] = 40) -> None:
     """The last lines of the broker's own log."""
     for line in broker_of(of(context).settings).logs(lines):
-        of(context).console.print(line, markup=False)
+        of(context).console.print(line)

@@ -1,17 +1,23 @@
 """The command line where no broker is needed: what it prints, and how it ends."""
 
 import sys
+from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from ruvllm.schemas.request import Response
 from ruvllm.schemas.wire import decode
 from ruvllm.streams import describe
-from ruvllm.streams.cli import main
+from ruvllm.streams.broker.contract import BrokerStatus
+from ruvllm.streams.cli import main, service
+from ruvllm.streams.cli.context import Context
+from ruvllm.streams.processes import Processes
 from ruvllm.streams.settings import setting_names
 from tests.serial.island import LAMPS
 
 NOBODY = ("--set", "kafka.bootstrap_servers=127.0.0.1:1")
+LETTER = Path(__file__).parents[2] / "README.md"  # any document will do: it is never sent
 SERIAL = ("--profile", "tiny", "--set", "generation.backend=echo", "--set", "retrieval.embedder=hashing")
 
 
@@ -70,6 +76,10 @@ def test_config_prints_every_setting_with_its_value_and_origin(ruvllm, tmp_path)
         ([*SERIAL, "ask", "--serial", "--grounding", "never", "Who?"], "`grounding` = 'never'"),
         ([*NOBODY, "topics"], "no Kafka broker answers at 127.0.0.1:1"),
         ([*NOBODY, "ask", "Who?"], "no Kafka broker answers at 127.0.0.1:1"),
+        ([*NOBODY, "docs", "list"], "no Kafka broker answers at 127.0.0.1:1"),
+        ([*NOBODY, "docs", "rm", "a.md"], "no Kafka broker answers at 127.0.0.1:1"),
+        ([*NOBODY, "ingest", LETTER], "no Kafka broker answers at 127.0.0.1:1"),
+        ([*NOBODY, "ingest", "--no-wait", LETTER], "no Kafka broker answers at 127.0.0.1:1"),
     ],
 )
 def test_an_error_ends_in_one_readable_message_and_status_2(ruvllm, words, names):
@@ -122,6 +132,13 @@ def test_an_answer_that_is_an_error_has_status_1(ruvllm, log):
     assert "unknown_tier" in out and "ruvllm config" in out
 
 
+def test_a_deadline_is_heeded_without_a_broker_too(ruvllm, log):
+    # given a deadline that has passed; when asked in this process; then the answer is its error
+    status, out, _ = ruvllm(*SERIAL, "ask", "--serial", "--log", log, "--deadline", "-1", "Who?")
+    assert status == 1
+    assert "deadline_passed" in out
+
+
 def test_ingesting_again_says_that_nothing_changed_and_a_bad_document_has_status_1(ruvllm, log, tmp_path):
     # given a known document and one that cannot be read; when ingested; then each is counted, the bad one named
     (tmp_path / "bad.jsonl").write_text("{}\n")
@@ -130,6 +147,55 @@ def test_ingesting_again_says_that_nothing_changed_and_a_bad_document_has_status
     assert status == 1
     assert "1 unchanged, 1 failed; 0 passages added" in out
     assert "bad.jsonl: line 1 has no `text`" in out
+
+
+def test_what_users_write_is_printed_as_it_is(ruvllm, log, tmp_path, capsys):
+    # given a document whose name looks like markup and like a picture, and cannot be read; when ingested
+    (tmp_path / "[").mkdir()
+    (tmp_path / "[" / "etc] :lock: [red].jsonl").write_text("{}\n")
+    status, out, _ = ruvllm(*SERIAL, "ingest", tmp_path, "--serial-log", log)
+    # then it is named as it is
+    assert status == 1
+    assert "[/etc] :lock: [red].jsonl: line 1 has no `text`" in out
+    # and so it is in a table
+    table = Table("title")
+    table.add_row("[/etc/hosts] notes :lock:")
+    Context(profile=None, pairs=(), file=None).console.print(table)
+    assert "[/etc/hosts] notes :lock:" in capsys.readouterr().out
+
+
+class OwnBroker:
+    """A broker of this machine, as `up` uses it."""
+
+    kind = "local"
+    bootstrap = "127.0.0.1:1"
+
+    def __init__(self, *, running):
+        self.running = running
+
+    def start(self):
+        self.running = True
+
+    def stop(self):
+        self.running = False
+
+    def status(self):
+        return BrokerStatus(self.kind, self.bootstrap, running=self.running)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_up_that_is_interrupted_stops_the_broker_that_it_started(ruvllm, monkeypatch, running):
+    # given a broker that runs or does not; when `up` is interrupted while the processes start
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    broker = OwnBroker(running=running)
+    monkeypatch.setattr(service, "broker_of", lambda _: broker)
+    monkeypatch.setattr(Processes, "start", interrupted)
+    status, _, _ = ruvllm("up")
+    # then the broker is as it was before
+    assert status != 0
+    assert broker.running == running
 
 
 def test_models_are_listed_with_what_is_here(ruvllm):
