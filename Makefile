@@ -21,7 +21,7 @@ demo: setup                  ## start all, ingest, ask, show, stop
 	$(BIN)/ruvllm --profile $(PROFILE) demo
 
 test: setup lint             ## lint, then every layer of tests with the coverage gate
-	$(BIN)/pytest --cov --cov-report=term
+	RUVLLM_TEST_NEEDS_MODELS=1 $(BIN)/pytest --cov --cov-report=term
 
 unit: environment            ## the tests that need no broker and no model
 	$(BIN)/pytest tests/unit -m "not model"

@@ -25,7 +25,7 @@ from ruvllm.schemas.wire import EVENTS
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.model_files import packaged_catalogue
 from ruvllm.streams.settings import ENV_PREFIX, Section, Settings
-from ruvllm.streams.topology import FAILURES, STAGES, TOPICS, Names, Stage
+from ruvllm.streams.topology import FAILURES, STAGES, TOPICS, Keeping, Names, Stage
 
 
 def table() -> str:
@@ -53,11 +53,12 @@ def mermaid() -> str:
     for t in TOPICS:
         if not producers[t.name] and t.name != FAILURES:
             lines += [f"  users -->|{t.name}| {s.name}" for s in consumers[t.name]]
-        for source in producers[t.name]:
-            lines += [f"  {source.name} -->|{t.name}| {s.name}" for s in consumers[t.name]]
-    lines.append("  desk -->|response.completed| users")
-    lines.append("  desk -->|interaction.recorded| log[(the log)]")
-    lines.append("  documents -->|memory.changed| log")
+        to = [s.name for s in consumers[t.name]]
+        if t.keeping is Keeping.LOG and producers[t.name]:
+            to.append("log[(the log)]")
+        elif not to and t.keeping is not Keeping.STATE:
+            to.append("users")
+        lines += [f"  {source.name} -->|{t.name}| {target}" for source in producers[t.name] for target in to]
     lines.append("  log -.->|fold| retrieve")
     return "\n".join(lines)
 
@@ -94,7 +95,7 @@ def asyncapi(names: Names) -> dict[str, Any]:
     for stage in STAGES:
         for name in names.consumed(stage):
             operations[f"{stage.name}.receive.{name}"] = _operation("receive", stage, name)
-        for produced in stage.produces:
+        for produced in (*stage.produces, FAILURES):  # any stage may give up
             for name in names.topics(produced):
                 operations[f"{stage.name}.send.{name}"] = _operation("send", stage, name)
     return {

@@ -2,7 +2,7 @@
 
 Random kills alone prove little: the window between a transaction's last send and its commit is two
 milliseconds wide. RUVLLM_FAULT=`<point>:<n>:<signal>` sends this process the signal (KILL or STOP)
-the n-th time it reaches the point. Points are listed in `POINTS`; docs/operations.md explains them.
+the n-th time it reaches a point of `POINTS`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import structlog
+
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.desk import Desk, DeskRules
 from ruvllm.agents.documents import DocumentKeeper
@@ -16,12 +18,13 @@ from ruvllm.agents.generate import GenerationRules, generate
 from ruvllm.agents.intake import Limits, accept_feedback, accept_request
 from ruvllm.agents.retrieve import MemorySource, RetrievalRules, retrieve
 from ruvllm.agents.route import route
+from ruvllm.errors import ModelUnavailable, RuvllmError, WrongHash
 from ruvllm.models.catalogue import Catalogue, Profile
 from ruvllm.models.embedding import Embedder, HashingEmbedder, MiniLm
 from ruvllm.models.memory.store import Memory
 from ruvllm.models.pool.chat_template import TEMPLATES, ChatTemplate
 from ruvllm.models.pool.echo import EchoGenerator
-from ruvllm.models.pool.job import Generator
+from ruvllm.models.pool.job import Generator, UnavailableModel
 from ruvllm.models.pool.pool import Pool
 from ruvllm.models.pool.process import ModelProcess
 from ruvllm.models.router.arms import Action, Arms
@@ -35,6 +38,8 @@ from ruvllm.streams.model_files import ModelStore, packaged_catalogue
 from ruvllm.streams.owner import Keeper
 from ruvllm.streams.settings import Settings
 from ruvllm.streams.topology import Names
+
+log = structlog.get_logger(__name__)
 
 ROUTER_SEED = 20190108
 """Of the untrained checkpoint: every installation starts from the same one."""
@@ -102,10 +107,22 @@ class Wiring:
 
     @cached_property
     def pool(self) -> Pool:
-        return Pool({tier: self._generator(tier) for tier in self.tiers})
+        """All tiers; one whose model file is not sound fails its own jobs. Raises that error if none is sound."""
+        generators: dict[str, Generator] = {}
+        unsound: list[RuvllmError] = []
+        for tier in self.tiers:
+            try:
+                generators[tier] = self._generator(tier)
+            except (ModelUnavailable, WrongHash) as error:
+                log.error("tier_unavailable", tier=tier, error=str(error))
+                unsound.append(error)
+                generators[tier] = UnavailableModel(error)
+        if len(unsound) == len(self.tiers):
+            raise unsound[0]
+        return Pool(generators)
 
     def _generator(self, tier: str) -> Generator:
-        """A tier's model in a process of its own, started by its first job. Raises if its file is not sound."""
+        """A tier's model in a process of its own, started by its first job. Raises ModelUnavailable, WrongHash."""
         given = self.settings.generation
         if given.backend == "echo":
             return EchoGenerator(delay_s=given.echo_delay_s)
@@ -130,6 +147,18 @@ class Wiring:
         """Stop what was started: the models' processes."""
         if "pool" in self.__dict__:
             await self.pool.close()
+
+    def prepare(self, stage: str) -> None:
+        """Make what a stage needs now and not at its first record: to hash a model takes seconds.
+
+        Raises what is wrong with settings or model files.
+        """
+        if stage in ("retrieve", "documents"):
+            _ = self.embedder
+        elif stage == "route":
+            _ = self.router
+        elif stage == "generate":
+            _ = self.pool, self.templates
 
     # --- handlers ---------------------------------------------------------------------------------
 

@@ -79,6 +79,8 @@ class Worker:
         )
         if any(s.name == "desk" for s in self.stages):
             await check_reply_topics(self.bootstrap, self.settings.limits.reply_to)
+        for stage in self.stages:
+            await asyncio.to_thread(self.wiring.prepare, stage.name)
         await self.sender.start()
         checks = {}
         if any(s.name == "retrieve" for s in self.stages):

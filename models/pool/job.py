@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ruvllm.errors import ModelUnavailable, RuvllmError
+
 FinishReason = Literal["stop", "length", "deadline"]
 
 
@@ -69,3 +71,16 @@ class Generator(Protocol):
     async def generate(self, job: Job) -> Completion: ...
 
     async def close(self) -> None: ...
+
+
+class UnavailableModel:
+    """A Generator in the place of a model that cannot be used: its jobs fail and say why."""
+
+    def __init__(self, why: RuvllmError) -> None:
+        self._why = why
+
+    async def generate(self, job: Job) -> Completion:
+        raise ModelUnavailable(self._why.message, hint=self._why.hint)
+
+    async def close(self) -> None:
+        """Nothing was opened."""

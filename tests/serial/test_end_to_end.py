@@ -1,30 +1,22 @@
 """The whole graph with the tiny profile's real models, over the packaged corpus (specification 4.3)."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from ruvllm.streams.ingest import documents_in
-from ruvllm.streams.model_files import ModelStore, packaged_catalogue
+from ruvllm.streams.model_files import packaged_catalogue
 from ruvllm.streams.proof.corpus import demo_folder
 from ruvllm.streams.serial import SerialSystem
 from ruvllm.streams.settings import load_settings
+from tests.real_models import minilm, model_path, models_folder
 
 pytestmark = pytest.mark.model
-
-MODELS = Path(os.environ.get("RUVLLM_MODELS", "~/.ruvllm/models")).expanduser()
 
 
 @pytest.fixture
 async def real_system(tmp_path):
-    """MiniLM and SmolLM2 behind the flow; skips where their files are absent."""
-    catalogue = packaged_catalogue()
-    store = ModelStore(MODELS, catalogue)
-    missing = [m for m in catalogue.profile("tiny").models if store.status(m) == "missing"]
-    if missing:
-        pytest.skip(f"no files of {', '.join(missing)} in {MODELS}; `ruvllm models pull` brings them")
-    flags = {"profile": "tiny", "home": str(tmp_path), "models": str(MODELS), "generation.threads": "1"}
+    """MiniLM and SmolLM2 behind the flow."""
+    minilm(), model_path("smollm2-135m-q4_1")  # skips without them
+    flags = {"profile": "tiny", "home": str(tmp_path), "models": str(models_folder()), "generation.threads": "1"}
     async with SerialSystem(load_settings(flags, environ={})) as system:
         yield system
 

@@ -1,8 +1,5 @@
 """Embedders: one contract, run over the real model and over the small one that needs no files."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,9 +8,8 @@ from hypothesis import strategies as st
 from ruvllm.errors import ModelUnavailable
 from ruvllm.models.embedding import HashingEmbedder, MiniLm, readable
 from ruvllm.models.memory.vector_index import VectorIndex
+from tests.real_models import minilm
 
-MODELS = Path(os.environ.get("RUVLLM_MODELS", "~/.ruvllm/models")).expanduser() / "minilm-l6-v2-int8"
-FILES = (MODELS / "model.onnx", MODELS / "tokenizer.json")
 SENTENCES = [
     "The keeper lights the lamp at dusk.",
     "Bread.",
@@ -27,9 +23,7 @@ SENTENCES = [
 def embedder(request):
     if request.param == "hashing":
         return HashingEmbedder()
-    if not all(file.exists() for file in FILES):
-        pytest.skip(f"no model files in {MODELS}; `ruvllm models pull` brings them")
-    return MiniLm(*FILES)
+    return minilm()
 
 
 def cosine(embedder, a, b):
@@ -131,7 +125,7 @@ def test_any_script_gives_a_unit_vector_or_nothing(embedder, text):
 
 def test_a_second_embedder_of_the_same_model_agrees(embedder):
     # given another instance of the same model; when both embed
-    other = MiniLm(*FILES, cached_texts=0) if isinstance(embedder, MiniLm) else HashingEmbedder()
+    other = minilm(cached_texts=0) if isinstance(embedder, MiniLm) else HashingEmbedder()
     # then names and vectors are the same, to the bit
     assert other.name == embedder.name
     assert np.array_equal(other.embed(SENTENCES), embedder.embed(SENTENCES))

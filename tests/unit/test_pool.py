@@ -25,15 +25,12 @@ from ruvllm.models.pool.process import ModelProcess
 from ruvllm.models.pool.prompt import ABSTENTION, PromptPassage, build_prompt
 from ruvllm.models.pool.token_estimate import CountTokens, bound_tokens
 from ruvllm.streams.model_files import ModelStore, packaged_catalogue
+from tests.real_models import model_path, models_folder
 from tests.unit.tiny_gguf import write_tiny_lfm2
 
 SMOL = "smollm2-135m-q4_1"
 QWEN = "qwen2.5-coder-0.5b-q4_k_m"
 ENVIRONMENT = dict(os.environ)
-
-
-def models_folder() -> Path:
-    return Path(os.environ.get("RUVLLM_MODELS", "~/.ruvllm/models")).expanduser()
 
 
 def chat_job(question: str = "Tell a story about a fox.", **changes: object) -> Job:
@@ -56,10 +53,7 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="module")
 def smol_path(catalogue: Catalogue) -> Path:
-    try:
-        return ModelStore(models_folder(), catalogue).verified_path(SMOL)
-    except ModelUnavailable as error:
-        pytest.skip(f"needs SmolLM2 in {models_folder()}: {error}")
+    return model_path(SMOL)
 
 
 @pytest.fixture(scope="module")
@@ -385,7 +379,7 @@ async def test_contract_no_time_is_no_answer(generator: Generator) -> None:
         completion = await generator.generate(chat_job(QUESTION, time_budget_s=0.0, max_tokens=400))
     except DeadlineExceeded:
         return
-    assert completion.finish_reason != "length"
+    assert completion.finish_reason == "deadline"
 
 
 # --- the echo -------------------------------------------------------------------------------------

@@ -1,8 +1,5 @@
 """Retrieve: near passages first, then where their edges lead, and nothing that is not about the question."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import orjson
 import pytest
@@ -10,7 +7,7 @@ import pytest
 from ruvllm.agents.documents import DocumentKeeper
 from ruvllm.agents.memory_fold import fold
 from ruvllm.agents.retrieve import RetrievalRules, find_passages, retrieve
-from ruvllm.models.embedding import HashingEmbedder, MiniLm
+from ruvllm.models.embedding import HashingEmbedder
 from ruvllm.models.memory.node import Edge, Node
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.flow import Admitted, Origin
@@ -19,9 +16,8 @@ from ruvllm.streams.ingest import documents_in
 from ruvllm.streams.proof.corpus import demo_folder
 from ruvllm.streams.settings import RetrievalSettings
 from tests.manual_clock import START, ManualClock
+from tests.real_models import minilm
 from tests.unit.sample_events import IN_FLIGHT
-
-MODELS = Path(os.environ.get("RUVLLM_MODELS", "~/.ruvllm/models")).expanduser() / "minilm-l6-v2-int8"
 
 NOW = START.timestamp()
 QUERY = np.array([1, 0, 0, 0], np.float32)
@@ -181,10 +177,7 @@ async def test_the_event_goes_on_with_what_was_found_and_which_memory_it_was(gro
 @pytest.mark.model
 async def test_an_edge_brings_the_second_passage_of_a_question_of_the_demo_corpus():
     # given the demo corpus as documents make it, the real embedder, the usual rules
-    files = (MODELS / "model.onnx", MODELS / "tokenizer.json")
-    if not all(file.exists() for file in files):
-        pytest.skip(f"no model files in {MODELS}; `ruvllm models pull` brings them")
-    embedder = MiniLm(*files)
+    embedder = minilm()
     store = await demo_memory(embedder)
     given = RetrievalSettings().model_dump(exclude={"embedder"})
     # when each wording of each question with two passages is searched, with the graph and without
