@@ -1,0 +1,349 @@
+"""`ruvllm eval retrieval`: what learning from outcomes is worth, on questions that were not learnt from.
+
+One run measures six rankers on the same questions: bm25, vectors, hybrid, pagerank, `frozen` (the
+ranker before it learnt) and `learned`. Learning is what serving does: credit from feedback, past
+questions, a gated training run; only the feedback is simulated, from what the set knows.
+
+Protocols: `heldout` (five folds, every question tested once), `repeat` (the same questions again),
+`paraphrase` (in other words), `stream` (windows over time), `noise` (held out, feedback wrong with
+probability p), `shift` (learn on the first set, measured on the others), `labels` (learning curve).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ruvllm.errors import InvalidRequest
+from ruvllm.models.attention.candidate_graph import CandidateGraph, Pool
+from ruvllm.models.attention.credit import by_accepted_answer, by_quality, by_verdicts
+from ruvllm.models.attention.gate import Verdict, gate
+from ruvllm.models.attention.graph_attention import GraphAttention
+from ruvllm.models.attention.past_questions import PastQuestions
+from ruvllm.models.attention.ranker import rank
+from ruvllm.models.attention.training import Example, train
+from ruvllm.streams.proof.retrieval_bench import DEPTH, Asked, Bench
+from ruvllm.streams.proof.retrieval_sets import Query
+
+Protocol = Literal["heldout", "repeat", "paraphrase", "stream", "noise", "shift", "labels"]
+Feedback = Literal["scalar", "served", "answers", "gold"]
+FOLDS = 5
+SERVED = 10
+WINDOWS = 6
+LABELS = (10, 30, 100, 300)
+RESAMPLES = 2000
+CUTS = (2, 5, 10)
+Say = Callable[[str], None]
+Float32s = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A question after its feedback: candidates, their graph, and the credit that each got."""
+
+    query: Query
+    asked: Asked
+    pool: Pool
+    graph: CandidateGraph
+    credit: Float32s
+
+
+@dataclass
+class Learnt:
+    """What serving has after learning: past questions, and a ranker if it passed the gate."""
+
+    past: PastQuestions
+    ranker: GraphAttention | None
+    verdict: Verdict | None
+
+
+@dataclass
+class Scores:
+    """Of each ranker and question: recall at each cut, reciprocal rank, milliseconds; means over seeds."""
+
+    of: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+
+    def add(self, ranker: str, query: Query, order: Sequence[str], ms: float) -> None:
+        found = [len(query.gold & set(order[:cut])) / len(query.gold) for cut in CUTS]
+        first = next((position for position, node_id in enumerate(order, start=1) if node_id in query.gold), None)
+        row = [*found, 1 / first if first else 0.0, ms]
+        self.of.setdefault(ranker, {}).setdefault(query.query_id, []).append(row)
+
+    def means(self, ranker: str, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """(n, 5): r@2, r@5, r@10, reciprocal rank, ms of each question, mean over the times it was asked."""
+        return np.array([np.mean(self.of[ranker][query.query_id], axis=0) for query in queries])
+
+
+class Evaluation:
+    """One run over a bench: protocols share the candidates, the feedback and the learner."""
+
+    def __init__(self, bench: Bench, *, feedback: Feedback, noise: float, seeds: int, say: Say) -> None:
+        self._bench = bench
+        self._feedback = feedback
+        self._noise = noise
+        self._seeds = seeds
+        self._say = say
+        self._queries = bench.pooled.queries
+        self._asked = dict(
+            zip((q.query_id for q in self._queries), bench.ask([q.question for q in self._queries]), strict=True)
+        )
+        self._frozen: dict[str, tuple[Pool, CandidateGraph]] = {}
+        self._fixed: dict[str, dict[str, tuple[list[str], float]]] = {}
+        self.scores = Scores()
+        self.curve: dict[str, list[dict[str, Any]]] = {}
+        self.verdicts: list[Verdict] = []
+
+    def run(self, protocol: Protocol) -> None:
+        """Measure. Raises InvalidRequest if the sets lack what the protocol needs."""
+        protocols = {
+            "heldout": self._heldout,
+            "noise": self._heldout,
+            "repeat": self._repeat,
+            "paraphrase": self._paraphrase,
+            "stream": self._stream,
+            "shift": self._shift,
+            "labels": self._labels,
+        }
+        protocols[protocol]()
+
+    # --- protocols --------------------------------------------------------------------------------
+
+    def _heldout(self) -> None:
+        for seed in range(self._seeds):
+            for fold, (learn, test) in enumerate(self._folds(seed)):
+                self._measure(self._learn(learn, seed), test)
+                self._say(f"seed {seed} fold {fold}: {self._told()}")
+
+    def _repeat(self) -> None:
+        for seed in range(self._seeds):
+            self._measure(self._learn(self._queries, seed), self._queries)
+            self._say(f"seed {seed}: {self._told()}")
+
+    def _paraphrase(self) -> None:
+        words = self._bench.pooled.paraphrases
+        queries = [q for q in self._queries if q.query_id in words]
+        if not queries:
+            raise InvalidRequest("no set has paraphrases.jsonl.gz", hint="`ruvllm eval paraphrases DIR` makes them.")
+        asked = self._bench.ask([words[q.query_id] for q in queries])
+        for seed in range(self._seeds):
+            learnt = self._learn(self._queries, seed)
+            self._measure(learnt, queries, {q.query_id: a for q, a in zip(queries, asked, strict=True)})
+            self._say(f"seed {seed}: {self._told()}")
+
+    def _shift(self) -> None:
+        first, *others = self._bench.pooled.sets()
+        if not others:
+            raise InvalidRequest("`shift` needs two sets or more: learn on the first, measured on the others")
+        learn = [q for q in self._queries if q.of_set == first]
+        test = [q for q in self._queries if q.of_set != first]
+        for seed in range(self._seeds):
+            self._measure(self._learn(learn, seed), test)
+            self._say(f"seed {seed}: {self._told()}")
+
+    def _labels(self) -> None:
+        for seed in range(self._seeds):
+            for learn, test in self._folds(seed):
+                for labels in (*[n for n in LABELS if n < len(learn)], len(learn)):
+                    kept, self.scores = self.scores, Scores()
+                    self._measure(self._learn(learn[:labels], seed), test)
+                    self._point("labels", labels if labels != len(learn) else "all")
+                    if labels == len(learn):
+                        self._merge(kept)
+                    else:
+                        self.scores = kept
+                self._say(f"seed {seed}: {self._told()}")
+
+    def _stream(self) -> None:
+        """Half of each window's questions were asked before; what a window taught is used from the next on."""
+        for seed in range(self._seeds):
+            generator = np.random.default_rng(seed)
+            order = [self._queries[i] for i in generator.permutation(len(self._queries))]
+            size = max(1, len(order) // WINDOWS)
+            seen: list[Query] = []
+            learnt = Learnt(PastQuestions(self._dimension), None, None)
+            for window in range(WINDOWS):
+                fresh = order[window * size : (window + 1) * size]
+                again = [seen[i] for i in generator.integers(0, len(seen), size)] if seen else []
+                kept, self.scores = self.scores, Scores()
+                self._measure(learnt, [*fresh, *again])
+                self._point("window", window)
+                self._merge(kept)
+                seen += fresh
+                learnt = self._learn(seen, seed)
+            self._say(f"seed {seed}: {self._told()}")
+
+    # --- what they share --------------------------------------------------------------------------
+
+    @property
+    def _dimension(self) -> int:
+        return int(self._bench.vectors.shape[1])
+
+    def _folds(self, seed: int) -> list[tuple[list[Query], list[Query]]]:
+        order = np.random.default_rng(seed).permutation(len(self._queries))
+        parts = [set(order[fold::FOLDS].tolist()) for fold in range(FOLDS)]
+        rows = [self._queries[i] for i in order]
+        return [
+            ([q for i, q in zip(order, rows, strict=True) if i not in part], [self._queries[i] for i in sorted(part)])
+            for part in parts
+        ]
+
+    def _learn(self, queries: Sequence[Query], seed: int) -> Learnt:
+        """Feedback on each question, then past questions, then a training run behind its gate."""
+        generator = np.random.default_rng((seed, 1))
+        past = PastQuestions(self._dimension)
+        known_of: dict[str, dict[str, float]] = {}
+        for query in queries:
+            pool, _ = self._before(query)
+            credit = self._credit(query, pool, generator)
+            known_of[query.query_id] = dict(zip(pool.ids, credit.tolist(), strict=True))
+            if credit.sum() > 0:
+                strongest = credit / credit.max()
+                weights = {i: float(w) for i, w in zip(pool.ids, strongest, strict=True) if w > 0}
+                past.put(query.query_id, self._asked[query.query_id].vector, weights)
+        examples = []
+        for query in queries:
+            known = known_of[query.query_id]
+            if sum(known.values()) > 0:
+                asked = self._asked[query.query_id]
+                pool = self._bench.pool(asked, past, leave_out=query.query_id)
+                target = np.array([known.get(node_id, 0.0) for node_id in pool.ids], np.float32)
+                if target.sum() > 0:
+                    examples.append(Example(self._bench.graph(asked, pool), target))
+        fit = partial(train, seed=seed)
+        verdict = gate(examples, fit, seed=seed)
+        self.verdicts.append(verdict)
+        return Learnt(past, GraphAttention(fit(examples)) if verdict.passed else None, verdict)
+
+    def _before(self, query: Query) -> tuple[Pool, CandidateGraph]:
+        """The candidates of a question before anything was learnt."""
+        if query.query_id not in self._frozen:
+            asked = self._asked[query.query_id]
+            pool = self._bench.pool(asked, None)
+            self._frozen[query.query_id] = pool, self._bench.graph(asked, pool)
+        return self._frozen[query.query_id]
+
+    def _credit(self, query: Query, pool: Pool, generator: np.random.Generator) -> Float32s:
+        """What the chosen feedback says of a question's candidates; wrong with the given probability."""
+        order = np.argsort(-pool.hybrid, kind="stable")
+        served = [pool.ids[i] for i in order[:SERVED]]
+        wrong = bool(generator.random() < self._noise)
+        if self._feedback == "scalar":
+            quality = len(query.gold & set(served)) / len(query.gold)
+            return by_quality(pool.ids, served, 1 - quality if wrong else quality)
+        right: set[str] = set(query.gold)
+        answers = query.answers
+        if wrong:
+            other = self._queries[int(generator.integers(len(self._queries)))]
+            right = {pool.ids[int(generator.integers(len(pool.ids)))]}
+            answers = other.answers
+        if self._feedback == "answers":
+            return by_accepted_answer(pool.ids, answers, self._bench.lexicon)
+        return by_verdicts(pool.ids, served if self._feedback == "served" else pool.ids, right)
+
+    def _measure(self, learnt: Learnt, queries: Sequence[Query], asked: dict[str, Asked] | None = None) -> None:
+        for query in queries:
+            question = (asked or self._asked)[query.query_id]
+            for name, (order, ms) in self._unlearned(question).items():
+                self.scores.add(name, query, order, ms)
+            started = time.perf_counter()
+            order = self._learned(question, learnt)
+            self.scores.add("learned", query, order, (time.perf_counter() - started) * 1000)
+
+    def _unlearned(self, asked: Asked) -> dict[str, tuple[list[str], float]]:
+        """What the rankers serve that learning does not change, and their milliseconds."""
+        if asked.question not in self._fixed:
+            found = self._bench.fixed(asked)
+            started = time.perf_counter()
+            pool = self._bench.pool(asked, None)
+            frozen = rank(self._bench.graph(asked, pool), pool.past, 0.0, None)
+            found["frozen"] = _order(pool, frozen), (time.perf_counter() - started) * 1000
+            self._fixed[asked.question] = found
+        return self._fixed[asked.question]
+
+    def _learned(self, asked: Asked, learnt: Learnt) -> list[str]:
+        nearest = learnt.past.nearest(asked.vector)
+        pool = self._bench.pool(asked, learnt.past)
+        likeness = nearest[0][1] if nearest else 0.0
+        return _order(pool, rank(self._bench.graph(asked, pool), pool.past, likeness, learnt.ranker))
+
+    def _point(self, axis: str, at: int | str) -> None:
+        for name in self._bench.pooled.sets():
+            measured = [q for q in self._queries if q.of_set == name and q.query_id in self.scores.of["learned"]]
+            if measured:
+                learned, hybrid = (float(self.scores.means(r, measured)[:, 1].mean()) for r in ("learned", "hybrid"))
+                point = {axis: at, "n": len(measured), "learned": learned, "hybrid": hybrid}
+                self.curve.setdefault(name, []).append(point)
+
+    def _merge(self, into: Scores) -> None:
+        for ranker, questions in self.scores.of.items():
+            for query_id, rows in questions.items():
+                into.of.setdefault(ranker, {}).setdefault(query_id, []).extend(rows)
+        self.scores = into
+
+    def _told(self) -> str:
+        verdict = self.verdicts[-1]
+        said = "passed" if verdict.passed else "held back"
+        return f"gate {said}: {verdict.gain:+.3f} ± {verdict.error:.3f} on {verdict.questions} held-out questions"
+
+
+def summary(evaluation: Evaluation, sets: Sequence[str], queries: Sequence[Query], seed: int = 1) -> dict[str, Any]:
+    """By set: of each ranker r@2, r@5, r@10, mrr, ms, and the 95 % interval of r@5; learned less hybrid, paired."""
+    result: dict[str, Any] = {}
+    for name in sets:
+        measured = [q for q in queries if q.of_set == name and q.query_id in evaluation.scores.of["learned"]]
+        if measured:
+            result[name] = _summary_of(evaluation, measured, seed)
+            if name in evaluation.curve:
+                result[name]["curve"] = _mean_curve(evaluation.curve[name])
+    return result
+
+
+def _summary_of(evaluation: Evaluation, measured: Sequence[Query], seed: int) -> dict[str, Any]:
+    rankers: dict[str, Any] = {}
+    means = {ranker: evaluation.scores.means(ranker, measured) for ranker in evaluation.scores.of}
+    for ranker, rows in means.items():
+        mean = rows.mean(0)
+        rankers[ranker] = {
+            **{f"r@{cut}": round(float(value), 4) for cut, value in zip(CUTS, mean, strict=False)},
+            "mrr": round(float(mean[3]), 4),
+            "ci95": interval(rows[:, 1], seed),
+            "ms": round(statistics.median(rows[:, 4]), 2),
+        }
+    gain = means["learned"][:, 1] - means["hybrid"][:, 1]
+    return {
+        "n": len(measured),
+        "rankers": rankers,
+        "learned_minus_hybrid": {"r@5": round(float(gain.mean()), 4), "ci95": interval(gain, seed)},
+    }
+
+
+def _mean_curve(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points of several folds and seeds, one for each place on the axis."""
+    axis = next(iter(points[0]))
+    curve = []
+    for at in dict.fromkeys(point[axis] for point in points):
+        here = [point for point in points if point[axis] == at]
+        weights = [point["n"] for point in here]
+        means = {r: round(float(np.average([p[r] for p in here], weights=weights)), 4) for r in ("learned", "hybrid")}
+        gains = [p["learned"] - p["hybrid"] for p in here]
+        curve.append({axis: at, **means, "worst_gain": round(min(gains), 4)})
+    return curve
+
+
+def interval(values: NDArray[np.float64], seed: int) -> list[float]:
+    """95 % bootstrap interval of the mean (percentiles of 2,000 resamples of the questions)."""
+    generator = np.random.default_rng(seed)
+    means = values[generator.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return [round(float(low), 4), round(float(high), 4)]
+
+
+def _order(pool: Pool, scores: Float32s) -> list[str]:
+    return [pool.ids[i] for i in np.argsort(-scores, kind="stable")[:DEPTH]]
