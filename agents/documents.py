@@ -34,6 +34,7 @@ from ruvllm.schemas.memory import (
     NodeRemoved,
     PutDocument,
     RemoveDocument,
+    name_edge,
 )
 from ruvllm.schemas.request import Fault
 from ruvllm.schemas.vector import Float32s
@@ -112,7 +113,7 @@ class DocumentKeeper:
             )
         nodes = dict(zip(_node_ids(command, chunks), chunks, strict=True))
         order = list(nodes)
-        edges = {_follows_id(command.tenant, a, b): (a, b) for a, b in pairwise(order)}
+        edges = {name_edge(command.tenant, "follows", a, b): (a, b) for a, b in pairwise(order)}
         old_nodes = set(known.nodes) if known else set()
         old_edges = set(known.edges) if known else set()
         new = [node_id for node_id in order if node_id not in old_nodes]
@@ -264,10 +265,6 @@ def _node_ids(command: PutDocument, chunks: list[Chunk]) -> list[str]:
         )
         seen[same] += 1
     return ids
-
-
-def _follows_id(tenant: str, source: str, target: str) -> str:
-    return content_id("e", tenant, "follows", source, target)
 
 
 def _carried_out(known: DocumentState, command: PutDocument | RemoveDocument, origin: Origin) -> bool:

@@ -61,6 +61,7 @@ async def accept_request(ask: Ask, origin: Origin, limits: Limits, clock: Clock)
             messages=messages,
             constraints=ask.constraints,
             tags=ask.tags,
+            client=ask.client,
             reply_to=ask.reply_to,
             retry_of=ask.retry_of,
             submitted_at=_event_time(ask.time, now, limits),
@@ -81,6 +82,7 @@ async def accept_feedback(rate: Rate, origin: Origin, limits: Limits, clock: Clo
         rating=rate.rating,
         score=rate.score,
         passed=rate.passed,
+        expected=rate.expected,
         correction=rate.correction,
         comment=rate.comment,
     )

@@ -31,6 +31,7 @@ class Request(Value):
     messages: tuple[Message, ...]
     constraints: Constraints = Constraints()
     tags: dict[str, str] = Field(default_factory=dict)
+    client: str | None = None
     reply_to: str | None = None
     retry_of: str | None = None
     submitted_at: Instant
@@ -57,6 +58,7 @@ class RatingAccepted(RequestEvent):
     rating: int | None = None
     score: float | None = None
     passed: bool | None = None
+    expected: str | None = None
     correction: str | None = None
     comment: str | None = None
 

@@ -21,6 +21,15 @@ Relation = Literal["same_topic", "cites", "follows", "derived", "contains", "co_
 MediaType = Literal["text/markdown", "text/plain", "application/jsonl"]
 
 
+SYMMETRIC = frozenset({"same_topic", "co_retrieved"})
+
+
+def name_edge(tenant: str, relation: Relation, source: str, target: str) -> str:
+    """The id of an edge; of a symmetric relation its two directions are one edge."""
+    ends = sorted((source, target)) if relation in SYMMETRIC else [source, target]
+    return content_id("e", tenant, relation, *ends)
+
+
 class DocumentCommand(Event):
     """Commands on one document; ordered by document."""
 
@@ -118,9 +127,13 @@ class NodeChange(MemoryChange):
 
 
 class NodeAdded(NodeChange):
-    """A node exists from here on. Its vector travels with it, so that a fold computes nothing."""
+    """A node exists from here on. Its vector travels with it, so that a fold computes nothing.
+
+    `made_by` is the interaction that it was learnt from; several may make the same node, and the earliest shows.
+    """
 
     kind: ClassVar[str] = "memory.node_added"
+    made_by: str = Field(default="", description="empty: it is of a document")
     node_kind: NodeKind = "document"
     title: str
     text: str
@@ -135,6 +148,21 @@ class NodeRemoved(NodeChange):
     """The node is gone, and with it every edge that it ends."""
 
     kind: ClassVar[str] = "memory.node_removed"
+    reason: str
+
+
+class NodeMerged(NodeAdded):
+    """What an interaction would have made says the same as a known node, and stands behind it from here on."""
+
+    kind: ClassVar[str] = "memory.node_merged"
+    similarity: float = Field(description="cosine with the node that it was merged into, when it was decided")
+
+
+class NodeRetracted(NodeChange):
+    """What one interaction made of a node is taken back; the next that made it takes its place."""
+
+    kind: ClassVar[str] = "memory.node_retracted"
+    made_by: str
     reason: str
 
 
@@ -158,6 +186,29 @@ class EdgeAdded(EdgeChange):
 
 class EdgeRemoved(EdgeChange):
     kind: ClassVar[str] = "memory.edge_removed"
+    reason: str
+
+
+class EdgeContributed(EdgeChange):
+    """A judged outcome adds to an edge's strength; `time` is the outcome's. An edge may consist of such alone.
+
+    A revision adds the difference to what the outcome added before, a retraction its opposite.
+    """
+
+    kind: ClassVar[str] = "memory.edge_contributed"
+    source: str
+    target: str
+    relation: Relation
+    made_by: str = Field(description="the interaction")
+    client: str = Field(default="", description="whose influence it counts towards; empty: nobody is named")
+    amount: float
+    outcomes: Literal[-1, 0, 1] = Field(description="1: the interaction's first on this edge, -1: it is taken back")
+
+
+class EdgePruned(EdgeChange):
+    """Outcomes left the edge without weight: it leads nowhere until a good one reaches it."""
+
+    kind: ClassVar[str] = "memory.edge_pruned"
     reason: str
 
 

@@ -73,6 +73,7 @@ class Ask(Event):
     time: Instant | None = None  # type: ignore[assignment]  # users may leave it out; intake sets it
     request_id: Identifier = Field(default_factory=new_id)
     session: Identifier | None = Field(default=None, description="defaults to the request id")
+    client: Identifier | None = Field(default=None, description="who asks, for whom the door vouches")
     prompt: str | None = None
     messages: tuple[Message, ...] = ()
     constraints: Constraints = Constraints()
@@ -97,13 +98,14 @@ class Rate(Event):
     rating: int | None = Field(default=None, ge=1, le=5)
     score: float | None = Field(default=None, ge=0, le=1)
     passed: bool | None = Field(default=None, description="the task's own test passed")
-    correction: str | None = Field(default=None, max_length=20_000)
+    expected: str | None = Field(default=None, max_length=2_000, description="the accepted answer, to compare with")
+    correction: str | None = Field(default=None, max_length=20_000, description="what the answer should have been")
     comment: str | None = Field(default=None, max_length=20_000)
 
     @model_validator(mode="after")
     def _has_a_verdict(self) -> Rate:
-        if all(v is None for v in (self.rating, self.score, self.passed, self.correction)):
-            raise ValueError("feedback needs one of rating, score, passed, correction")
+        if all(v is None for v in (self.rating, self.score, self.passed, self.expected, self.correction)):
+            raise ValueError("feedback needs one of rating, score, passed, expected, correction")
         return self
 
     @property

@@ -16,7 +16,7 @@ import orjson
 from pydantic import ValidationError
 
 from ruvllm.errors import InvalidRequest, Undecodable, UnsupportedVersion
-from ruvllm.schemas import flow, memory, request
+from ruvllm.schemas import flow, memory, outcome, request
 from ruvllm.schemas.event import Event, RequestEvent
 from ruvllm.schemas.ids import content_id
 
@@ -46,9 +46,18 @@ EVENTS: tuple[type[Event], ...] = (
     memory.DocumentState,
     memory.NodeAdded,
     memory.NodeRemoved,
+    memory.NodeMerged,
+    memory.NodeRetracted,
     memory.EdgeAdded,
     memory.EdgeRemoved,
+    memory.EdgeContributed,
+    memory.EdgePruned,
     memory.MemoryFolded,
+    outcome.Judged,
+    outcome.JudgementDoubted,
+    outcome.JudgementSettled,
+    outcome.JudgementState,
+    outcome.ReinforcementState,
 )
 """Every event that exists, in the order of the flow."""
 

@@ -184,6 +184,7 @@ class Client:
         rating: int | None = None,
         score: float | None = None,
         passed: bool | None = None,
+        expected: str | None = None,
         correction: str | None = None,
         comment: str | None = None,
     ) -> str:
@@ -197,6 +198,7 @@ class Client:
             rating=rating,
             score=score,
             passed=passed,
+            expected=expected,
             correction=correction,
             comment=comment,
         )

@@ -59,7 +59,7 @@ def mermaid() -> str:
         elif not to and t.keeping is not Keeping.STATE:
             to.append("users")
         lines += [f"  {source.name} -->|{t.name}| {target}" for source in producers[t.name] for target in to]
-    lines.append("  log -.->|fold| retrieve")
+    lines += [f"  log -.->|fold| {s.name}" for s in STAGES if s.recalls]
     return "\n".join(lines)
 
 

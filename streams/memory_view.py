@@ -34,6 +34,9 @@ from ruvllm.streams.topics import admin
 
 log = structlog.get_logger(__name__)
 
+WORDS_AT_ONCE = 50
+"""Passages taken apart between two looks at the log: 10 ms."""
+
 REPORT_EVERY_S = 5.0
 """A view that has not reported for three times as long is taken for gone."""
 
@@ -156,6 +159,8 @@ class MemoryView:
                     self._positions[place.partition] = await consumer.position(place)
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
                     self._caught_up.set()
+                if not batch:  # nothing to fold: time for the words of what was folded
+                    self.memory.catch_up(WORDS_AT_ONCE)
                 if self._since_snapshot >= self._snapshot_every:
                     await self._snapshot()
                 await self._report()
@@ -197,7 +202,7 @@ class MemoryView:
 
     def _fold(self, record: Record) -> None:
         try:
-            fold(self.memory, read(record, CHANGES))  # type: ignore[arg-type]
+            fold(self.memory, read(record, CHANGES), record.offset)  # type: ignore[arg-type]
         except RuvllmError as error:  # a newer writer's event, or a foreign embedder's: leave it out, say so
             log.error("memory_change_left_out", partition=record.partition, offset=record.offset, error=str(error))
         self._since_snapshot += 1

@@ -222,11 +222,11 @@ class SerialSystem:
             place = f"{stage.name} {name}"
             records = self.log.topics.get(name, [])
             while (at := self._positions.get(place, 0)) < len(records):
+                if stage.recalls:
+                    self._fold_memory()
                 if stage.shape is Shape.OWNER:
                     await self._effect(stage, records[at])
                 else:
-                    if stage.name == "retrieve":
-                        self._fold_memory()
                     await self._guards[stage.name].handle(records[at])
                 self._positions[place] = at + 1
                 handled += 1
@@ -266,7 +266,7 @@ class SerialSystem:
     def _fold_memory(self) -> None:
         changes = self.log.topics.get(self.names.topic("memory.changed"), [])
         while self._folded < len(changes):
-            fold(self.memory, read(changes[self._folded], CHANGES))  # type: ignore[arg-type]
+            fold(self.memory, read(changes[self._folded], CHANGES), changes[self._folded].offset)  # type: ignore[arg-type]
             self._folded += 1
 
     def _restore(self) -> None:

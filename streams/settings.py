@@ -88,6 +88,14 @@ class GenerationSettings(Section):
     echo_delay_s: float = Field(default=0.0, ge=0, description="what the echo takes for an answer")
 
 
+class LearningSettings(Section):
+    write_back: float = Field(default=0.8, ge=0, le=1, description="quality from which an answer is remembered")
+    same: float = Field(default=0.97, ge=0, le=1, description="cosine from which two questions may be one")
+    costly_judge: bool = Field(default=True, description="ask the largest tier where the cheap judge wavers")
+    judged_kept: int = Field(default=1_000, ge=1, description="by partition: interactions that feedback still reaches")
+    learnt_kept: int = Field(default=20_000, ge=1, description="by partition: interactions whose effect can be revised")
+
+
 class MemorySettings(Section):
     snapshot_every: int = Field(default=5_000, ge=1, description="changes folded between two snapshots")
     snapshots_kept: int = Field(default=2, ge=1, description="of each view of memory")
@@ -115,6 +123,7 @@ class Settings(Section):
     router: RouterSettings = RouterSettings()
     generation: GenerationSettings = GenerationSettings()
     memory: MemorySettings = MemorySettings()
+    learning: LearningSettings = LearningSettings()
     workers: WorkerSettings = WorkerSettings()
 
     @field_validator("home", "models")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from ruvllm.schemas import flow, memory, request
+from ruvllm.schemas import flow, memory, outcome, request
 from ruvllm.schemas.event import Event
 
 Process = Literal["answer", "pool", "learn"]
@@ -57,6 +57,7 @@ class Stage:
     does: str
     state: str | None = None
     batch: int = 64  # records that an owner may handle in one transaction
+    recalls: bool = False  # whether it needs memory, and so a process that folds it
 
 
 TOPICS: tuple[Topic, ...] = (
@@ -82,11 +83,25 @@ TOPICS: tuple[Topic, ...] = (
     Topic("document.state", (memory.DocumentState,), Keeping.STATE, "what each document has put into memory"),
     Topic(
         "memory.changed",
-        (memory.NodeAdded, memory.NodeRemoved, memory.EdgeAdded, memory.EdgeRemoved),
+        (
+            memory.NodeAdded,
+            memory.NodeRemoved,
+            memory.NodeMerged,
+            memory.NodeRetracted,
+            memory.EdgeAdded,
+            memory.EdgeRemoved,
+            memory.EdgeContributed,
+            memory.EdgePruned,
+        ),
         Keeping.LOG,
         "the memory: its fold is all that is known",
     ),
     Topic("memory.folded", (memory.MemoryFolded,), Keeping.STATE, "how far each view of memory has come"),
+    Topic("outcome.judged", (outcome.Judged,), Keeping.LOG, "how good each answer was: what loops learn from"),
+    Topic("judgement.doubted", (outcome.JudgementDoubted,), Keeping.PASSING, "what the cheap judge wavers on"),
+    Topic("judgement.settled", (outcome.JudgementSettled,), Keeping.PASSING, "what a large model said of it"),
+    Topic("judgement.state", (outcome.JudgementState,), Keeping.STATE, "what the judge knows of each request"),
+    Topic("reinforcement.state", (outcome.ReinforcementState,), Keeping.STATE, "what memory learnt from each"),
 )
 
 STAGES: tuple[Stage, ...] = (
@@ -114,6 +129,7 @@ STAGES: tuple[Stage, ...] = (
         ("request.admitted",),
         ("context.retrieved",),
         "embed the question, search memory, walk the graph",
+        recalls=True,
     ),
     Stage(
         "route",
@@ -130,6 +146,34 @@ STAGES: tuple[Stage, ...] = (
         ("request.routed",),
         ("answer.generated",),
         "build the context, generate",
+    ),
+    Stage(
+        "judge",
+        "learn",
+        Shape.OWNER,
+        ("interaction.recorded", "rating.accepted", "judgement.settled"),
+        ("outcome.judged", "judgement.doubted", "judgement.state"),
+        "how good was the answer, and which passages carried it",
+        state="judgement.state",
+        batch=16,
+    ),
+    Stage(
+        "verify",
+        "pool",
+        Shape.JOBS,
+        ("judgement.doubted",),
+        ("judgement.settled",),
+        "the largest tier: does the text say so, yes or no",
+    ),
+    Stage(
+        "reinforce",
+        "learn",
+        Shape.OWNER,
+        ("outcome.judged",),
+        ("memory.changed", "reinforcement.state"),
+        "Loop A: what an outcome means for edges and nodes",
+        state="reinforcement.state",
+        recalls=True,
     ),
     Stage(
         "documents",

@@ -16,11 +16,16 @@ from ruvllm.agents.desk import Desk, DeskRules
 from ruvllm.agents.documents import DocumentKeeper
 from ruvllm.agents.generate import GenerationRules, generate
 from ruvllm.agents.intake import Limits, accept_feedback, accept_request
-from ruvllm.agents.retrieve import MemorySource, RetrievalRules, retrieve
+from ruvllm.agents.judge import JudgeDesk, JudgeRules, settle
+from ruvllm.agents.reinforce import Reinforcement, ReinforcementRules
+from ruvllm.agents.retrieve import MemorySource, retrieve
 from ruvllm.agents.route import route
 from ruvllm.errors import ModelUnavailable, RuvllmError, WrongHash
+from ruvllm.models.attention.finding import RetrievalRules
 from ruvllm.models.catalogue import Catalogue, Profile
 from ruvllm.models.embedding import Embedder, HashingEmbedder, MiniLm
+from ruvllm.models.judge.judge import Judge
+from ruvllm.models.judge.weights import packaged_weights
 from ruvllm.models.memory.store import Memory
 from ruvllm.models.pool.chat_template import TEMPLATES, ChatTemplate
 from ruvllm.models.pool.echo import EchoGenerator
@@ -32,6 +37,7 @@ from ruvllm.models.router.checkpoint import Checkpoint
 from ruvllm.models.router.policy import Router
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import Admitted, Origin, Retrieved, Routed
+from ruvllm.schemas.outcome import JudgementDoubted
 from ruvllm.schemas.request import Ask, Rate
 from ruvllm.streams.guard import Handler
 from ruvllm.streams.model_files import ModelStore, packaged_catalogue
@@ -153,11 +159,11 @@ class Wiring:
 
         Raises what is wrong with settings or model files.
         """
-        if stage in ("retrieve", "documents"):
+        if stage in ("retrieve", "judge", "reinforce", "documents"):
             _ = self.embedder
         elif stage == "route":
             _ = self.router
-        elif stage == "generate":
+        elif stage in ("generate", "verify"):
             _ = self.pool, self.templates
 
     # --- handlers ---------------------------------------------------------------------------------
@@ -169,11 +175,17 @@ class Wiring:
             "retrieve": self._retrieve,
             "route": self._route,
             "generate": self._generate,
+            "verify": self._verify,
         }[stage]
 
     def keeper(self, stage: str) -> Callable[[], Keeper]:
         """How to make the agent that owns a partition of a stage."""
-        makers: dict[str, Callable[[], Keeper]] = {"desk": self._desk, "documents": self._documents}
+        makers: dict[str, Callable[[], Keeper]] = {
+            "desk": self._desk,
+            "judge": self._judge,
+            "reinforce": self._reinforcement,
+            "documents": self._documents,
+        }
         return makers[stage]
 
     @cached_property
@@ -208,6 +220,11 @@ class Wiring:
         assert isinstance(event, Routed)
         return await generate(event, self.pool, self.templates, self._generation_rules, self.clock)
 
+    async def _verify(self, event: Event, _: Origin) -> Event:
+        assert isinstance(event, JudgementDoubted)
+        budget_s = self.settings.generation.time_budget_s
+        return await settle(event, self.pool, self.templates, self.clock, time_budget_s=budget_s)
+
     @cached_property
     def _retrieval_rules(self) -> RetrievalRules:
         given = self.settings.retrieval
@@ -234,6 +251,17 @@ class Wiring:
             answers_kept=given.answers_kept,
         )
         return Desk(rules, self.clock)
+
+    def _judge(self) -> JudgeDesk:
+        given = self.settings.learning
+        rules = JudgeRules(costly=given.costly_judge, interactions_kept=given.judged_kept)
+        return JudgeDesk(Judge(packaged_weights(), self.embedder.embed), self.clock, rules)
+
+    def _reinforcement(self) -> Reinforcement:
+        given = self.settings.learning
+        assert self.memory is not None
+        rules = ReinforcementRules(write_back=given.write_back, same=given.same, interactions_kept=given.learnt_kept)
+        return Reinforcement(self.memory, self.embedder, self.clock, rules)
 
     def _documents(self) -> DocumentKeeper:
         given = self.settings.limits

@@ -83,7 +83,7 @@ class Worker:
             await asyncio.to_thread(self.wiring.prepare, stage.name)
         await self.sender.start()
         checks = {}
-        if any(s.name == "retrieve" for s in self.stages):
+        if any(s.recalls for s in self.stages):
             self.view = self._new_view()
             self.wiring.memory = self.view
             await self.view.start()

@@ -7,15 +7,28 @@ Strengths add, so the order in which they arrive does not matter; the weight is 
     s(t)    = s0 * 2^(-(t - t0) / h)        half-life decay, h in seconds
 
 DESIGN section 5 is the source of all three. Only what was learnt decays (`half_life`).
+
+What was learnt is a sum over judged outcomes, and so it may come in any order and be taken back:
+
+    s_c(t)  = sum_i a_i * 2^(-(t - t_i)/h)          over the outcomes i of client c, t_i: event time
+    s(t)    = s0(t) + sum_c min(max(s_c(t), -B), B)
+
+B bounds what one client can do to an edge, however often it is heard.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from ruvllm.errors import InvalidRequest
 
 DEFAULT_BIRTH_WEIGHT = 0.5
+CLIENT_BOUND = 2 * math.log(2)
+"""B: twice the strength of an edge at birth."""
+LEAST_WEIGHT = 0.05
+LEAST_OUTCOMES = 3
+"""An edge that so many outcomes left under the least weight is hidden."""
 
 STRUCTURAL = frozenset({"follows", "contains", "derived", "cites"})
 """Relations that a text states, or that were made with the node itself: as true in a year as today.
@@ -45,3 +58,14 @@ def half_life(relation: str, learned_s: float) -> float:
 def decayed(strength: float, elapsed_s: float, half_life_s: float) -> float:
     """s * 2^(-elapsed / half-life). Time before birth (a clock that lags) counts as none."""
     return strength * math.exp2(-max(elapsed_s, 0.0) / half_life_s)
+
+
+def learnt(strengths: Iterable[float], elapsed_s: float, half_life_s: float) -> float:
+    """What all clients' outcomes add up to, each client's part bounded; `strengths` held `elapsed_s` ago."""
+    share = math.exp2(-max(elapsed_s, 0.0) / half_life_s)
+    return math.fsum(min(max(s * share, -CLIENT_BOUND), CLIENT_BOUND) for s in strengths)
+
+
+def moved(strength: float, from_s: float, to_s: float, half_life_s: float) -> float:
+    """What a strength at one time is at another, later or earlier."""
+    return strength * math.exp2(-(to_s - from_s) / half_life_s)

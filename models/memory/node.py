@@ -23,7 +23,8 @@ class Node:
     """One passage. `vector` is (d,) float32, of unit length, or zero if nothing could be read in it.
 
     A writable vector is copied, so that nobody can change it later; a read-only one is shared.
-    `created_at` is event time in seconds since the epoch.
+    `created_at` is event time in seconds since the epoch. `made_by` names the interaction that it was
+    learnt from, nothing for what a document says.
     """
 
     node_id: str
@@ -37,6 +38,7 @@ class Node:
     embedder: str
     vector: Float32s = field(repr=False)
     created_at: float
+    made_by: str = ""
 
     def __post_init__(self) -> None:
         vector = np.ascontiguousarray(self.vector, dtype=np.float32)
@@ -52,19 +54,29 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A relation of two nodes of one tenant. `birth_weight` is w in [0, 1) at `born_at` (seconds)."""
+    """A relation of two nodes of one tenant.
+
+    `birth_weight` is w in [0, 1) at `born_at`; an edge that was only learnt has no birth. `learnt`: client ->
+    strength of its outcomes as at `learnt_at` (times in seconds since the epoch). `applied` is the offset
+    of the last change in the edge's partition of the log, -1 if that is not known.
+    """
 
     edge_id: str
     tenant: str
     source: str
     target: str
     relation: str
-    birth_weight: float
-    born_at: float
+    birth_weight: float = 0.0
+    born_at: float | None = None
+    learnt: Mapping[str, float] = field(default_factory=dict)
+    learnt_at: float = 0.0
+    outcomes: int = 0
+    pruned: bool = False
+    applied: int = -1
 
     def record(self) -> dict[str, Any]:
         """Every field, as JSON knows it."""
-        return {name: getattr(self, name) for name in _EDGE_FIELDS}
+        return {name: getattr(self, name) for name in _EDGE_FIELDS} | {"learnt": dict(self.learnt)}
 
     def other(self, node_id: str) -> str:
         """The end that is not `node_id`."""
@@ -73,19 +85,23 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything at one moment, in canonical order: by tenant, then id."""
+    """Everything at one moment, in canonical order: by tenant, then id.
+
+    Of a node that several interactions made there are several, the one that shows first.
+    """
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
 
     def digest(self) -> str:
-        """SHA-256 over all fields and vector bytes, in hexadecimal."""
+        """SHA-256 over all fields but places in the log, and vector bytes, in hexadecimal."""
         sha = hashlib.sha256()
         for node in self.nodes:
             sha.update(orjson.dumps(node.record(), option=orjson.OPT_SORT_KEYS))
             sha.update(node.vector.astype("<f4", copy=False).tobytes())
         for edge in self.edges:
-            sha.update(orjson.dumps(edge.record(), option=orjson.OPT_SORT_KEYS))
+            record = {name: value for name, value in edge.record().items() if name != "applied"}
+            sha.update(orjson.dumps(record, option=orjson.OPT_SORT_KEYS))
         return sha.hexdigest()
 
 

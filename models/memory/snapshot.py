@@ -31,7 +31,7 @@ from ruvllm.errors import InvalidConfiguration
 from ruvllm.models.memory.node import Contents, Edge, Float32s, Node
 from ruvllm.models.memory.store import DEFAULT_HALF_LIFE_S, Memory
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CONTENT_FILES = ("nodes.jsonl", "vectors.npy", "edges.jsonl")
 
 log = structlog.get_logger(__name__)
@@ -237,7 +237,10 @@ def _load_graph(
             log.warning("index is built again", snapshot=str(snapshot), reason=f"{name} is damaged or missing")
             return
     keys: list[list[str]] = orjson.loads((snapshot / graph["keys"]).read_bytes())
-    by_id = {n.node_id: n.vector for n in nodes if (n.tenant, n.kind) == (graph["tenant"], graph["kind"])}
+    by_id: dict[str, Float32s] = {}
+    for node in nodes:
+        if (node.tenant, node.kind) == (graph["tenant"], graph["kind"]):
+            by_id.setdefault(node.node_id, node.vector)  # of several members the first shows
     nothing = np.zeros(memory.dimension, np.float32)
     vectors = np.stack([by_id[group[0]] if group else nothing for group in keys])
     try:

@@ -4,6 +4,9 @@ Invariant: the state is a function of the changes of each node and each edge in 
 How changes of different ids interleave does not matter, and a change that comes again changes
 nothing. An edge may come before its nodes; it shows only while both are there, in its own tenant.
 
+A learnt node has a member for each interaction that made it; the earliest shows, and when it is taken
+back the next one takes its place. A learnt edge is the sum of what outcomes added to it.
+
 Threads: searches may run in threads while an event loop folds changes. Each verb holds `lock` for its
 own short duration (hnswlib must not be searched while it grows); what it returns is immutable. Hold
 `lock` around several verbs to see one moment.
@@ -14,19 +17,22 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from ruvllm.errors import InvalidConfiguration, InvalidRequest
-from ruvllm.models.memory.edge_strength import decayed, half_life, strength_at_birth, weight
+from ruvllm.models.memory.edges import Edges
 from ruvllm.models.memory.node import Contents, Edge, Float32s, Node
 from ruvllm.models.memory.vector_index import VectorIndex
+from ruvllm.models.memory.words import Words
 
 DEFAULT_HALF_LIFE_S = 30 * 86_400.0
 UNIT_LENGTH_TOLERANCE = 1e-3
+WORDED = frozenset({"document", "concept"})
+"""Kinds of node whose words are indexed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +67,11 @@ class Stats:
 class _Tenant:
     """One tenant's part. Vectors are indexed by kind: a search in one kind needs no filter."""
 
+    edges: Edges
     nodes: dict[str, Node] = field(default_factory=dict)
-    edges: dict[str, Edge] = field(default_factory=dict)
-    touching: dict[str, set[str]] = field(default_factory=dict)  # node id, known or not -> edge ids
+    members: dict[str, dict[str, Node]] = field(default_factory=dict)  # of learnt nodes: id -> maker -> node
     indexes: dict[str, VectorIndex] = field(default_factory=dict)
-
-    def visible_edges(self, node_id: str) -> Iterator[Edge]:
-        """The edges of a node whose two ends are known."""
-        for edge_id in self.touching.get(node_id, ()):
-            edge = self.edges[edge_id]
-            if edge.source in self.nodes and edge.target in self.nodes:
-                yield edge
+    words: Words | None = None  # made when first needed: it holds a writer and its buffers
 
 
 class _Path(NamedTuple):
@@ -111,20 +111,25 @@ class Memory:
     def put_nodes(self, nodes: Iterable[Node]) -> None:
         """Put or replace many nodes; the same as one after the other, but quicker. All or none are put.
 
+        A learnt node (`made_by`) joins those of its id that other interactions made.
+
         Raises InvalidConfiguration if a vector is of another embedder, InvalidRequest if it has another
         shape or is neither of unit length nor zero.
         """
-        latest = {(node.tenant, node.node_id): node for node in nodes}
-        for node in latest.values():
+        given = list(nodes)
+        for node in given:
             self._check_vector(node)
         by_kind: dict[tuple[str, str], list[Node]] = {}
         with self.lock:
+            latest = {(node.tenant, node.node_id): self._head(node) for node in given}
             for node in latest.values():
-                state = self._tenants.setdefault(node.tenant, _Tenant())
+                state = self._at(node.tenant)
                 known = state.nodes.get(node.node_id)
                 if known is not None and known.kind != node.kind:
                     state.indexes[known.kind].remove(node.node_id)
                 state.nodes[node.node_id] = node
+                if node.kind in WORDED:
+                    self.words(node.tenant).put(node)
                 by_kind.setdefault((node.tenant, node.kind), []).append(node)
             for (tenant, kind), group in by_kind.items():
                 vectors = np.stack([node.vector for node in group])
@@ -134,38 +139,76 @@ class Memory:
         """Forget a node. Its edges are hidden, and show again should it come back."""
         with self.lock:
             state = self._of(tenant)
+            state.members.pop(node_id, None)
             if node := state.nodes.pop(node_id, None):
                 state.indexes[node.kind].remove(node_id)
+                if node.kind in WORDED:
+                    self.words(tenant).remove(node_id)
+
+    def retract_node(self, tenant: str, node_id: str, made_by: str) -> None:
+        """Take back what one interaction made of a node: the next member takes its place, or the node goes."""
+        with self.lock:
+            members = self._of(tenant).members.get(node_id, {})
+            if members.pop(made_by, None) is None:
+                return
+            if members:
+                self.put_node(_earliest(members))
+            else:
+                self.remove_node(tenant, node_id)
 
     def put_edge(self, edge: Edge) -> None:
         """Put an edge; its birth is set once: of several, the one born first stays (ties by content).
 
-        Raises InvalidRequest if its weight is not in [0, 1).
+        What the edge has learnt stays with it. Raises InvalidRequest if its weight is not in [0, 1).
         """
-        strength_at_birth(edge.birth_weight)
         with self.lock:
-            state = self._tenants.setdefault(edge.tenant, _Tenant())
-            known = state.edges.get(edge.edge_id)
-            if known is not None and _birth(known) <= _birth(edge):
-                return
-            self.remove_edge(edge.tenant, edge.edge_id)
-            state.edges[edge.edge_id] = edge
-            for end in (edge.source, edge.target):
-                state.touching.setdefault(end, set()).add(edge.edge_id)
+            self._at(edge.tenant).edges.put(edge)
+
+    def contribute(self, edge: Edge, client: str, amount: float, at: float, *, outcomes: int) -> None:
+        """Add to what an edge has learnt from a client's outcomes: `amount` of strength at time `at`.
+
+        `edge` says which edge it is, and by `applied` where in the log the contribution stands: one that is
+        in it already changes nothing. `outcomes` is +1 for a new one, 0 for a revision, -1 for one taken back.
+        """
+        with self.lock:
+            self._at(edge.tenant).edges.contribute(edge, client, amount, at, outcomes)
+
+    def prune_edge(self, tenant: str, edge_id: str, *, applied: int = -1) -> None:
+        """Hide an edge until a good outcome reaches it; it keeps what it has learnt."""
+        with self.lock:
+            self._of(tenant).edges.prune(edge_id, applied)
 
     def remove_edge(self, tenant: str, edge_id: str) -> None:
-        """Forget an edge."""
+        """Forget an edge and what it has learnt."""
         with self.lock:
-            state = self._of(tenant)
-            edge = state.edges.pop(edge_id, None)
-            for end in {edge.source, edge.target} if edge else ():
-                state.touching[end].discard(edge_id)
-                if not state.touching[end]:
-                    del state.touching[end]
+            self._of(tenant).edges.remove(edge_id)
 
     def node(self, tenant: str, node_id: str) -> Node | None:
         with self.lock:
             return self._of(tenant).nodes.get(node_id)
+
+    def holds(self, tenant: str) -> bool:
+        """Whether anything is known to a tenant."""
+        with self.lock:
+            return bool(self._of(tenant).nodes)
+
+    def vector(self, tenant: str, node_id: str) -> Float32s:
+        """The (d,) vector of a known node. Raises KeyError if it is not known."""
+        with self.lock:
+            return self._of(tenant).nodes[node_id].vector
+
+    def words(self, tenant: str) -> Words:
+        """The words of one tenant's passages. Hold `lock` while you use it."""
+        state = self._at(tenant)
+        if state.words is None:
+            state.words = Words()
+        return state.words
+
+    def catch_up(self, most: int) -> bool:
+        """Take in the words of at most so many passages of each tenant; whether any are left."""
+        with self.lock:
+            left = [state.words.catch_up(most) for state in self._tenants.values() if state.words]
+            return any(left)
 
     def search(
         self,
@@ -199,12 +242,31 @@ class Memory:
         """The visible edges that start or end at a node, by id."""
         with self.lock:
             state = self._of(tenant)
-            return sorted(state.visible_edges(node_id), key=lambda edge: edge.edge_id)
+            return sorted(state.edges.at(node_id, state.nodes), key=lambda edge: edge.edge_id)
+
+    def edge(self, tenant: str, edge_id: str) -> Edge | None:
+        with self.lock:
+            return self._of(tenant).edges.get(edge_id)
+
+    def edges_among(self, tenant: str, node_ids: Collection[str]) -> list[Edge]:
+        """The visible edges both of whose ends are among these nodes, by id."""
+        with self.lock:
+            state, among = self._of(tenant), set(node_ids)
+            found = {e.edge_id: e for n in among for e in state.edges.at(n, state.nodes) if e.other(n) in among}
+            return [found[edge_id] for edge_id in sorted(found)]
+
+    def members(self, tenant: str, node_id: str) -> list[Node]:
+        """What interactions made of a learnt node, the earliest first; it is the one that shows."""
+        with self.lock:
+            return sorted(self._of(tenant).members.get(node_id, {}).values(), key=_age)
 
     def weight_of(self, edge: Edge, now: float) -> float:
         """w in [0, 1) at `now`, seconds since the epoch."""
-        strength = strength_at_birth(edge.birth_weight)
-        return weight(decayed(strength, now - edge.born_at, half_life(edge.relation, self.half_life_s)))
+        return self._of(edge.tenant).edges.weight(edge, now)
+
+    def leads(self, edge: Edge, now: float) -> bool:
+        """Whether an edge leads anywhere at `now`: not if it is pruned or its outcomes left it without weight."""
+        return self._of(edge.tenant).edges.leads(edge, now)
 
     def expand(
         self,
@@ -251,8 +313,13 @@ class Memory:
         with self.lock:
             tenants = [state for _, state in sorted(self._tenants.items())]
             return Contents(
-                tuple(node for state in tenants for _, node in sorted(state.nodes.items())),
-                tuple(edge for state in tenants for _, edge in sorted(state.edges.items())),
+                tuple(
+                    node
+                    for state in tenants
+                    for node_id, head in sorted(state.nodes.items())
+                    for node in sorted(state.members.get(node_id, {"": head}).values(), key=_age)
+                ),
+                tuple(edge for state in tenants for edge in state.edges.all()),
             )
 
     def digest(self) -> str:
@@ -261,7 +328,7 @@ class Memory:
 
     def index(self, tenant: str, kind: str) -> VectorIndex:
         """The vectors of one tenant's nodes of one kind. Hold `lock` while you use it."""
-        indexes = self._tenants.setdefault(tenant, _Tenant()).indexes
+        indexes = self._at(tenant).indexes
         if kind not in indexes:
             indexes[kind] = VectorIndex(self.dimension, exact_below=self._exact_below)
         return indexes[kind]
@@ -271,14 +338,32 @@ class Memory:
         return [(t, k, index) for t in sorted(self._tenants) for k, index in sorted(self._of(t).indexes.items())]
 
     def _of(self, tenant: str) -> _Tenant:
-        return self._tenants.get(tenant) or _Tenant()
+        """A tenant's part, to be read."""
+        return self._tenants.get(tenant) or _Tenant(Edges(self.half_life_s))
+
+    def _at(self, tenant: str) -> _Tenant:
+        """A tenant's part, to be changed."""
+        if tenant not in self._tenants:
+            self._tenants[tenant] = _Tenant(Edges(self.half_life_s))
+        return self._tenants[tenant]
 
     def _heaviest(
         self, state: _Tenant, node_id: str, now: float, limit: int, relations: Collection[str] | None
     ) -> list[tuple[float, Edge]]:
-        edges = (e for e in state.visible_edges(node_id) if relations is None or e.relation in relations)
-        weighed = ((self.weight_of(edge, now), edge) for edge in edges)
+        among = state.edges.at(node_id, state.nodes)
+        edges = (e for e in among if (relations is None or e.relation in relations) and state.edges.leads(e, now))
+        weighed = ((state.edges.weight(edge, now), edge) for edge in edges)
         return heapq.nsmallest(limit, weighed, key=lambda pair: (-pair[0], pair[1].edge_id))
+
+    def _head(self, node: Node) -> Node:
+        """The node that shows once this one is put: the earliest of its members, or itself."""
+        state = self._at(node.tenant)
+        if not node.made_by:
+            state.members.pop(node.node_id, None)
+            return node
+        members = state.members.setdefault(node.node_id, {})
+        members[node.made_by] = node
+        return _earliest(members)
 
     def _check_vector(self, node: Node) -> None:
         if node.embedder != self.embedder:
@@ -295,5 +380,9 @@ class Memory:
             raise InvalidRequest(f"the vector of node {node.node_id} has length {length:.4g}, not 1 or 0")
 
 
-def _birth(edge: Edge) -> tuple[float, float, str, str, str]:
-    return edge.born_at, edge.birth_weight, edge.source, edge.target, edge.relation
+def _age(node: Node) -> tuple[float, str]:
+    return node.created_at, node.made_by
+
+
+def _earliest(members: Mapping[str, Node]) -> Node:
+    return min(members.values(), key=_age)

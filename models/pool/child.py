@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ruvllm.errors import RuvllmError
-from ruvllm.models.pool.wire import completion_line, error_line, failed_line, read_job, ready_line
+from ruvllm.models.pool.job import Choice
+from ruvllm.models.pool.wire import completion_line, error_line, failed_line, log_odds_line, read_job, ready_line
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 EXIT_NOT_LOADED: Final = 3
@@ -47,11 +48,13 @@ def main() -> int:
     while line := sys.stdin.buffer.readline():
         number, job = read_job(line)
         try:
-            completion = engine.generate(job)
+            if isinstance(job, Choice):
+                answer = log_odds_line(number, engine.log_odds(job))
+            else:
+                answer = completion_line(number, engine.generate(job))
         except RuvllmError as error:
-            _send(answers, error_line(number, error))
-        else:
-            _send(answers, completion_line(number, completion))
+            answer = error_line(number, error)
+        _send(answers, answer)
     engine.close()
     return 0
 

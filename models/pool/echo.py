@@ -8,11 +8,12 @@ model would take.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from typing import Final
 
-from ruvllm.errors import PromptTooLong
-from ruvllm.models.pool.job import Completion, FinishReason, Job
+from ruvllm.errors import DeadlineExceeded, PromptTooLong
+from ruvllm.models.pool.job import Choice, Completion, FinishReason, Job, Segment
 from ruvllm.models.pool.passage_text import normalised
 from ruvllm.models.pool.prompt import ABSTENTION, split_user_text
 from ruvllm.models.pool.token_estimate import estimate_tokens
@@ -36,7 +37,7 @@ class EchoGenerator:
 
     async def generate(self, job: Job) -> Completion:
         """Raises PromptTooLong, as any generator."""
-        prompt_tokens = sum(estimate_tokens(segment.text) for segment in job.prompt)
+        prompt_tokens = _count(job.prompt)
         if not prompt_tokens or prompt_tokens + job.max_tokens > job.context_tokens:
             raise PromptTooLong(
                 f"prompt of {prompt_tokens} tokens and {job.max_tokens} to answer exceed"
@@ -46,7 +47,7 @@ class EchoGenerator:
         text, confidence = best_sentence(job)
         words = _TOKEN.findall(text)
         finish: FinishReason = "stop" if len(words) <= job.max_tokens else "length"
-        if self._delay_s > job.time_budget_s:
+        if job.time_budget_s <= 0 or self._delay_s > job.time_budget_s:
             words, finish, confidence = [], "deadline", 0.0
         text = "".join(words[: job.max_tokens])
         cuts = [at for stop in job.stop if stop and (at := text.find(stop)) >= 0]
@@ -62,6 +63,19 @@ class EchoGenerator:
             model=self._model,
             model_sha256="",
         )
+
+    async def log_odds(self, choice: Choice) -> float:
+        """How far the words of the prompt's last paragraph stand in what comes before it."""
+        if not 0 < _count(choice.prompt) <= choice.context_tokens:
+            raise PromptTooLong(f"prompt of {_count(choice.prompt)} tokens, context of {choice.context_tokens} tokens")
+        await asyncio.sleep(min(self._delay_s, choice.time_budget_s))
+        if self._delay_s > choice.time_budget_s or choice.time_budget_s <= 0:
+            raise DeadlineExceeded(f"{self._model} had {choice.time_budget_s:.1f} s")
+        contents = [segment.text for segment in choice.prompt if not segment.control]
+        before, _, claim = "\n\n".join(contents).rpartition("\n\n")
+        words = _content_words(claim)
+        found = len(words & _content_words(before))
+        return math.log((found + 0.5) / (len(words) - found + 0.5))
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -85,6 +99,10 @@ def best_sentence(job: Job) -> tuple[str, float]:
             if shared > most:
                 best, most = sentence.strip(), shared
     return best, most / len(wanted) if wanted else 0.0
+
+
+def _count(prompt: tuple[Segment, ...]) -> int:
+    return sum(estimate_tokens(segment.text) for segment in prompt)
 
 
 def _content_words(text: str) -> frozenset[str]:

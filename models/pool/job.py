@@ -41,6 +41,20 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One question with two answers, e.g. yes or no, each with the spellings that a model may begin it with.
+
+    `context_tokens` bounds the prompt; `time_budget_s` starts when the choice is handed in.
+    """
+
+    prompt: tuple[Segment, ...]
+    yes: tuple[str, ...]
+    no: tuple[str, ...]
+    context_tokens: int
+    time_budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer.
 
@@ -70,6 +84,13 @@ class Generator(Protocol):
 
     async def generate(self, job: Job) -> Completion: ...
 
+    async def log_odds(self, choice: Choice) -> float:
+        """ln P(yes) - ln P(no) at the next token; P of an answer is summed over its spellings.
+
+        Nothing is sampled. Half a reading is no answer: DeadlineExceeded also where time ran out on the way.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -80,6 +101,9 @@ class UnavailableModel:
         self._why = why
 
     async def generate(self, job: Job) -> Completion:
+        raise ModelUnavailable(self._why.message, hint=self._why.hint)
+
+    async def log_odds(self, choice: Choice) -> float:
         raise ModelUnavailable(self._why.message, hint=self._why.hint)
 
     async def close(self) -> None:

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
+from numpy.typing import NDArray
 
-from ruvllm.errors import ModelUnavailable, PromptTooLong
+from ruvllm.errors import DeadlineExceeded, ModelUnavailable, PromptTooLong
 from ruvllm.models.pool.completion_text import CompletionText
-from ruvllm.models.pool.job import Completion, FinishReason, Job, Segment
+from ruvllm.models.pool.job import Choice, Completion, FinishReason, Job, Segment
 
 BATCH_TOKENS: Final = 512  # evaluated in one call; the time budget is looked at in between
 CONTEXT_STEP_TOKENS: Final = 1024  # a context grows in these steps, so that near sizes share one
@@ -124,6 +125,26 @@ class LlamaEngine:
             model_sha256=self._sha256,
         )
 
+    def log_odds(self, choice: Choice) -> float:
+        """ln P(yes) - ln P(no) at the next token, at temperature 1 (job.py).
+
+        Raises PromptTooLong if the prompt exceeds its context, DeadlineExceeded if time ran out.
+        """
+        deadline = self._monotonic() + choice.time_budget_s
+        prompt = self.tokenize(choice.prompt)
+        window = min(choice.context_tokens, self.facts.trained_context_tokens)
+        if not prompt or len(prompt) > window:
+            raise PromptTooLong(f"prompt of {len(prompt)} tokens exceeds the context of {window} tokens")
+        yes, no = self._first_tokens(choice.yes), self._first_tokens(choice.no)
+        if not yes - no or not no - yes:
+            raise ModelUnavailable(f"{self._name} begins {choice.yes} and {choice.no} with the same tokens")
+        self._need_context(window)
+        cached = self._keep_common_prefix(prompt)
+        if not self._evaluate(prompt[cached:], deadline):
+            raise DeadlineExceeded(f"{self._name} could not read {len(prompt)} tokens in {choice.time_budget_s:.1f} s")
+        logits = self._logits().astype(np.float64)
+        return float(np.logaddexp.reduce(logits[sorted(yes - no)]) - np.logaddexp.reduce(logits[sorted(no - yes)]))
+
     def tokenize(self, prompt: Sequence[Segment]) -> list[int]:
         """Tokens of a prompt; special ones only from control segments, BOS if the file wants it."""
         tokens = [llama.llama_vocab_bos(self._vocab)] if self.facts.adds_bos else []
@@ -213,9 +234,18 @@ class LlamaEngine:
             yield token, self._log_probability(token)
             self._decode([token])
 
-    def _log_probability(self, token: int) -> float:
+    def _logits(self) -> NDArray[np.float32]:
+        """(vocabulary,) of the next token. A view into the context: valid until the next decode."""
         pointer = llama.llama_get_logits_ith(self._context, -1)
-        logits = np.ctypeslib.as_array(pointer, shape=(self.facts.vocabulary,))
+        return np.ctypeslib.as_array(pointer, shape=(self.facts.vocabulary,))
+
+    def _first_tokens(self, spellings: Sequence[str]) -> set[int]:
+        """What each spelling begins with: a small vocabulary may have no token for the whole of it."""
+        bos = int(self.facts.adds_bos)
+        return {self.tokenize((Segment(spelling, control=False),))[bos] for spelling in spellings if spelling}
+
+    def _log_probability(self, token: int) -> float:
+        logits = self._logits()
         top = float(logits.max())
         return float(logits[token]) - top - math.log(float(np.exp(logits - top).sum()))
 

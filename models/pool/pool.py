@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from ruvllm.errors import ModelCrashed, PromptTooLong, UnknownTier
-from ruvllm.models.pool.job import Completion, Generator, Job
+from ruvllm.models.pool.job import Choice, Completion, Generator, Job
 from ruvllm.models.pool.token_estimate import CountTokens, bound_tokens, estimate_tokens
 
 T = TypeVar("T")
@@ -34,9 +34,7 @@ class Pool:
         Raises UnknownTier, and what the port raises (job.py); ModelCrashed after the second crash, or
         after the first if that took all the time.
         """
-        generator = self._generators.get(tier)
-        if generator is None:
-            raise UnknownTier(f"tier {tier!r} is none of {', '.join(self.tiers)}")
+        generator = self._generator(tier)
         clock = asyncio.get_running_loop().time
         deadline = clock() + job.time_budget_s
         try:
@@ -47,6 +45,25 @@ class Pool:
                 raise
         again = await generator.generate(dataclasses.replace(job, time_budget_s=left))
         return dataclasses.replace(again, attempts=again.attempts + 1)
+
+    async def log_odds(self, tier: str, choice: Choice) -> float:
+        """Weigh a choice (job.py); after a crash once more in what is left of its time. Raises as `generate`."""
+        generator = self._generator(tier)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + choice.time_budget_s
+        try:
+            return await generator.log_odds(choice)
+        except ModelCrashed:
+            left = deadline - clock()
+            if left <= 0:
+                raise
+        return await generator.log_odds(dataclasses.replace(choice, time_budget_s=left))
+
+    def _generator(self, tier: str) -> Generator:
+        generator = self._generators.get(tier)
+        if generator is None:
+            raise UnknownTier(f"tier {tier!r} is none of {', '.join(self.tiers)}")
+        return generator
 
     async def generate_fitting(
         self, tier: str, compose: Callable[[CountTokens], tuple[Job, T]]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ruvllm.errors import DeadlineExceeded, ModelCrashed
-from ruvllm.models.pool.job import Completion, Job
+from ruvllm.models.pool.job import Choice, Completion, Job
 from ruvllm.models.pool.wire import MAX_LINE_BYTES, job_line, read_answer, read_ready
 
 STDERR_LINES: Final = 8
@@ -73,6 +73,18 @@ class ModelProcess:
 
         A cancelled job takes its child with it: nothing else would stop the computation.
         """
+        completion = await self._in_turn(job)
+        assert isinstance(completion, Completion)
+        return completion
+
+    async def log_odds(self, choice: Choice) -> float:
+        """Weigh one choice after the jobs before it, as `generate` runs a job."""
+        log_odds = await self._in_turn(choice)
+        assert isinstance(log_odds, float)
+        return log_odds
+
+    async def _in_turn(self, job: Job | Choice) -> Completion | float:
+        """Wait for the model, have a living child, run."""
         deadline = asyncio.get_running_loop().time() + job.time_budget_s
         try:
             async with asyncio.timeout_at(deadline):
@@ -113,7 +125,7 @@ class ModelProcess:
                     self._starting = None
         return self._child
 
-    def _no_time_left(self, job: Job, why: str) -> DeadlineExceeded:
+    def _no_time_left(self, job: Job | Choice, why: str) -> DeadlineExceeded:
         return DeadlineExceeded(f"model {self.model} {why} for all of the job's {job.time_budget_s:.1f} s")
 
     async def _start_child(self) -> _Child:
@@ -132,7 +144,7 @@ class ModelProcess:
             raise
         return child
 
-    async def _run(self, child: _Child, job: Job) -> Completion:
+    async def _run(self, child: _Child, job: Job | Choice) -> Completion | float:
         self._jobs += 1
         self.busy = True
         try:

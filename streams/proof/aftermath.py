@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ruvllm.agents.memory_fold import CHANGES, fold
+from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.flow import Interaction
-from ruvllm.schemas.memory import MemoryChange, NodeAdded, PutDocument
+from ruvllm.schemas.memory import EdgeContributed, MemoryChange, NodeAdded, PutDocument
+from ruvllm.schemas.outcome import Judged, ReinforcementState
 from ruvllm.schemas.request import Response
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import read
@@ -80,22 +82,55 @@ async def count_effects(
 async def _memory_equal(
     bootstrap: str, cluster: Cluster, names: Names, wiring: Wiring, documents: list[PutDocument]
 ) -> tuple[Counter[str], bool]:
-    """The memory that the run left: folded in two interleavings, and beside an undisturbed serial run."""
-    by_partition: dict[int, list[MemoryChange]] = defaultdict(list)
+    """The memory that the run left: folded in two interleavings, and beside an undisturbed serial run.
+
+    What was learnt from answers is compared with what the owners' state says was done, once each.
+    """
+    by_partition: dict[int, list[tuple[MemoryChange, int]]] = defaultdict(list)
     async for record in read_to_end(bootstrap, names.topic("memory.changed")):
         change = read(record, CHANGES)
         assert isinstance(change, MemoryChange)
-        by_partition[record.partition or 0].append(change)
+        by_partition[record.partition or 0].append((change, record.offset))
     forwards, backwards = wiring.new_memory(), wiring.new_memory()
     for memory, order in ((forwards, sorted(by_partition)), (backwards, sorted(by_partition, reverse=True))):
         for partition in order:
-            for change in by_partition[partition]:
-                fold(memory, change)
-    added = Counter(c.node_id for cs in by_partition.values() for c in cs if isinstance(c, NodeAdded))
+            for change, offset in by_partition[partition]:
+                fold(memory, change, offset)
+    changes = [change for rows in by_partition.values() for change, _ in rows]
+    added = Counter(c.node_id for c in changes if isinstance(c, NodeAdded) and not c.made_by)
     async with SerialSystem(cluster.settings) as serial:
         await serial.send(*documents)
         await serial.run()
         wanted = {c.node_id for c in serial.events("memory.changed") if isinstance(c, NodeAdded)}
-        same = serial.memory.stats() == forwards.stats()
+        same = _structure(serial.memory) == _structure(forwards)
     wrong = Counter(lost=len(wanted - added.keys()), doubled=sum(n > 1 for n in added.values()))
+    wrong += await _outcomes_wrong(bootstrap, names, changes)
     return wrong, same and wanted == added.keys() and forwards.digest() == backwards.digest()
+
+
+async def _outcomes_wrong(bootstrap: str, names: Names, changes: list[MemoryChange]) -> Counter[str]:
+    """Contributions that the last states name and memory has not, or has more than once, and judgements likewise."""
+    done: Counter[tuple[str, str]] = Counter()
+    for change in changes:
+        if isinstance(change, EdgeContributed):
+            done[change.made_by, change.edge_id] += change.outcomes
+    states: dict[str, ReinforcementState] = {}
+    async for record in read_to_end(bootstrap, names.topic("reinforcement.state")):
+        state = read(record, (ReinforcementState,))
+        assert isinstance(state, ReinforcementState)
+        states[state.interaction_id] = state
+    wanted = {(i, edge_id) for i, state in states.items() for edge_id in state.contributions}
+    judged: Counter[tuple[str, int]] = Counter()
+    async for record in read_to_end(bootstrap, names.topic("outcome.judged")):
+        outcome = read(record, (Judged,))
+        assert isinstance(outcome, Judged)
+        judged[outcome.interaction_id, outcome.revision] += 1
+    lost = sum(done[key] < 1 for key in wanted) + len({i for i, _ in judged} - states.keys())
+    doubled = sum(n > 1 or (n > 0 and key not in wanted) for key, n in done.items())
+    return Counter(lost=lost, doubled=doubled + sum(n > 1 for n in judged.values()))
+
+
+def _structure(memory: Memory) -> tuple[set[str], set[str]]:
+    """The ids of what documents made."""
+    contents = memory.contents()
+    return {n.node_id for n in contents.nodes if not n.made_by}, {e.edge_id for e in contents.edges if e.born_at}

@@ -15,6 +15,7 @@ from tests.serial.island import GOATS, LAMPS, ingest, put, told
 async def test_an_answer_comes_from_memory_with_its_sources(system):
     # given a few documents; when a question is asked that one of them answers
     await ingest(system, lamps=LAMPS, goats=GOATS)
+    changes = len(system.events("memory.changed"))
     answer = await system.ask("Who keeps the great lamp?")
     # then the answer is what it says, and shows where it stands
     assert answer.text == "Osk Arrin keeps the great lamp of Vellen and lights it at dusk."
@@ -22,7 +23,7 @@ async def test_an_answer_comes_from_memory_with_its_sources(system):
     assert (best.title, best.snippet) == ("Lamps > The keeper", answer.text)
     assert 0 < answer.confidence <= 1
     assert (answer.tier, answer.finish_reason, answer.ok) == ("135m", "stop", True)
-    assert answer.memory_offsets == {"0": len(system.events("memory.changed"))}
+    assert answer.memory_offsets == {"0": changes}
     assert set(answer.latency_ms) == {"retrieve", "route", "generate", "total"}
     assert answer.usage.prompt_tokens > 0
 
@@ -185,6 +186,7 @@ async def test_the_interaction_record_is_complete(open_system):
 async def test_the_interaction_knows_the_nodes_that_its_answer_used(system):
     # given an answer from memory; when its record is read
     await ingest(system, lamps=LAMPS, goats=GOATS)
+    changes = len(system.events("memory.changed"))
     answer = await system.ask("What is the lamp oil of Vellen pressed from?", session="tour")
     (record,) = system.events("interaction.recorded")
     # then the nodes in its context are named, were among those retrieved, and stand in memory
@@ -195,7 +197,7 @@ async def test_the_interaction_knows_the_nodes_that_its_answer_used(system):
     assert nodes[0].text == "The lamp oil of Vellen is pressed from rapeseed in the mill of Dorr."
     assert nodes[0].document_id == "lamps.md"
     # and the state of memory that it was answered from is named too
-    assert record.retrieval.memory_offsets == {"0": len(system.events("memory.changed"))}
+    assert record.retrieval.memory_offsets == {"0": changes}
     assert record.retrieval.embedder == system.memory.embedder
     assert (record.generation.model, record.generation.prompt_version) == ("echo", "1")
     assert record.request.origin.topic == system.names.topic("request.submitted")

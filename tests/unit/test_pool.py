@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from ruvllm.errors import DeadlineExceeded, ModelCrashed, ModelUnavailable, Prom
 from ruvllm.models.catalogue import Catalogue
 from ruvllm.models.pool.chat_template import ChatMessage, chatml
 from ruvllm.models.pool.echo import EchoGenerator
-from ruvllm.models.pool.job import Completion, Generator, Job, Segment
+from ruvllm.models.pool.job import Choice, Completion, Generator, Job, Segment
 from ruvllm.models.pool.llama_engine import LlamaEngine
 from ruvllm.models.pool.pool import Pool
 from ruvllm.models.pool.process import ModelProcess
@@ -382,6 +383,64 @@ async def test_contract_no_time_is_no_answer(generator: Generator) -> None:
     assert completion.finish_reason == "deadline"
 
 
+YES, NO = ("Yes", " Yes"), ("No", " No")
+
+
+def choice(claim: str, text: str = "The pier is old. Oda Wren keeps the lamp.", **changes: object) -> Choice:
+    content = f"{text}\n\n{claim} Answer Yes or No."
+    base = Choice(chatml([ChatMessage("user", content)]), YES, NO, context_tokens=512, time_budget_s=60.0)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+async def test_contract_log_odds_turn_round_with_the_answers(generator: Generator) -> None:
+    asked = choice("Oda Wren keeps the lamp.")
+    odds = await generator.log_odds(asked)
+    assert math.isfinite(odds)
+    assert await generator.log_odds(asked) == odds
+    if isinstance(generator, ModelProcess):  # the echo does not read the spellings
+        turned = await generator.log_odds(dataclasses.replace(asked, yes=NO, no=YES))
+        assert turned == pytest.approx(-odds)
+
+
+async def test_contract_log_odds_leave_no_trace_in_an_answer(generator: Generator) -> None:
+    before = await generator.generate(chat_job(QUESTION))
+    await generator.log_odds(choice("Oda Wren keeps the lamp."))
+    assert (await generator.generate(chat_job(QUESTION))).text == before.text
+
+
+async def test_contract_a_choice_is_refused_as_a_job_is(generator: Generator) -> None:
+    with pytest.raises(PromptTooLong, match="context of 512 tokens"):
+        await generator.log_odds(choice("Oda Wren keeps the lamp in the fog. " * 99))
+    with pytest.raises(DeadlineExceeded):
+        await generator.log_odds(choice("Oda Wren.", time_budget_s=0.0))
+
+
+async def test_answers_that_begin_alike_cannot_be_weighed(tiny: ModelProcess) -> None:
+    with pytest.raises(ModelUnavailable, match="the same tokens"):
+        await tiny.log_odds(choice("Oda Wren.", yes=("Yes",), no=("Yes",)))
+
+
+async def test_a_choice_survives_one_crash(tiny: ModelProcess) -> None:
+    pool = Pool({"tiny": tiny})
+    quiet = await pool.log_odds("tiny", choice("Oda Wren."))
+    assert tiny.pid is not None
+    os.kill(tiny.pid, signal.SIGKILL)
+    assert await pool.log_odds("tiny", choice("Oda Wren.")) == pytest.approx(quiet)
+    with pytest.raises(UnknownTier):
+        await pool.log_odds("9b", choice("Oda Wren."))
+
+
+@pytest.mark.model
+def test_log_odds_are_of_the_models_own_next_token(smol: LlamaEngine) -> None:
+    """The spelling that a greedy answer begins with is more likely than any other."""
+    job = chat_job("Say the word Yes and nothing else.", max_tokens=1)
+    said = smol.generate(job).text
+    odds = smol.log_odds(Choice(job.prompt, (said,), ("Zebra",), 512, 60.0))
+    assert odds > 0
+    both = smol.log_odds(Choice(job.prompt, (said, " Zebra"), ("Zebra",), 512, 60.0))
+    assert both > odds
+
+
 # --- the echo -------------------------------------------------------------------------------------
 
 
@@ -407,3 +466,9 @@ def test_the_echo_abstains_where_no_word_is_shared() -> None:
 def test_the_echo_keeps_to_its_time() -> None:
     late = echoed("Who?", ["The pier."], make=lambda: EchoGenerator(delay_s=5.0), time_budget_s=0.01)
     assert (late.finish_reason, late.text) == ("deadline", "")
+
+
+async def test_the_echo_believes_what_stands_in_the_text() -> None:
+    echo = EchoGenerator()
+    right = await echo.log_odds(choice("Oda Wren keeps the lamp."))
+    assert right > await echo.log_odds(choice("Bo Tarn keeps the lamp.")) > await echo.log_odds(choice("Bo Tarn."))

@@ -6,7 +6,8 @@ import pytest
 
 from ruvllm.agents.documents import DocumentKeeper
 from ruvllm.agents.memory_fold import fold
-from ruvllm.agents.retrieve import RetrievalRules, find_passages, retrieve
+from ruvllm.agents.retrieve import passage_of, retrieve
+from ruvllm.models.attention.finding import RetrievalRules, find
 from ruvllm.models.embedding import HashingEmbedder
 from ruvllm.models.memory.node import Edge, Node
 from ruvllm.models.memory.store import Memory
@@ -54,8 +55,9 @@ def memory(nodes, edges=(), tenant="default"):
 
 
 def found(store, where=None, **rules):
-    passages = find_passages(store, "default", QUERY, RetrievalRules(**{"floor": 0.3, **rules}), now_s=NOW, where=where)
-    return {p.node_id: (pytest.approx(p.score, abs=1e-4), p.via) for p in passages}
+    given = RetrievalRules(**{"floor": 0.3, **rules})
+    finding = find(store, "default", "?", QUERY, given, now_s=NOW, where=where)
+    return {f.node.node_id: (pytest.approx(f.score, abs=1e-4), f.via) for f in finding.passages}
 
 
 def test_near_nodes_come_best_first_and_those_under_the_floor_not_at_all():
@@ -88,8 +90,8 @@ def test_what_follows_a_good_hit_comes_after_all_hits_and_what_follows_a_poor_on
 def test_a_structural_edge_leads_as_far_in_ten_years():
     # given the same memory, ten years old; when searched; then the edge leads to what it led to
     store = memory({"seed": 0.6, "behind": 0.0}, [("seed", "behind", 0.5)])
-    later = find_passages(store, "default", QUERY, RetrievalRules(), now_s=NOW + 3650 * 86_400)
-    assert [p.node_id for p in later] == ["seed", "behind"]
+    later = find(store, "default", "?", QUERY, RetrievalRules(), now_s=NOW + 3650 * 86_400)
+    assert [f.node.node_id for f in later.passages] == ["seed", "behind"]
 
 
 def test_a_node_found_in_both_ways_has_a_little_more_than_the_better_score():
@@ -130,7 +132,8 @@ def test_the_filter_holds_for_what_an_edge_leads_to():
 
 def test_a_passage_tells_what_the_router_and_the_reader_need():
     # given a node; when found; then its passage has text, age, similarity and where it is from
-    (passage,) = find_passages(memory({"a": 0.5}), "default", QUERY, RetrievalRules(), now_s=NOW)
+    finding = find(memory({"a": 0.5}), "default", "?", QUERY, RetrievalRules(), now_s=NOW)
+    passage = passage_of(finding.passages[0], NOW)
     assert (passage.title, passage.text, passage.document_id) == ("Of a", "Text of a.", "d.md")
     assert (passage.age_s, passage.similarity) == (60, pytest.approx(0.5))
 
@@ -185,7 +188,12 @@ async def test_an_edge_brings_the_second_passage_of_a_question_of_the_demo_corpu
     for wording, wanted in two_passage_questions():
         (vector,) = embedder.embed([wording])
         served = {
-            hops: find_passages(store, "default", vector, RetrievalRules(**{**given, "hops": hops}), now_s=NOW)
+            hops: [
+                passage_of(f, NOW)
+                for f in find(
+                    store, "default", wording, vector, RetrievalRules(**{**given, "hops": hops}), now_s=NOW
+                ).passages
+            ]
             for hops in (0, RetrievalRules().hops)
         }
         plain += len(wanted & {place(p) for p in served[0]})
@@ -193,9 +201,9 @@ async def test_an_edge_brings_the_second_passage_of_a_question_of_the_demo_corpu
         graph += len(both)
         if both == wanted and any(p.via and place(p) in wanted for p in served[1]):
             by_edge.append(wording)
-    # then one at least has its second passage through an edge, and none that was found without edges is lost
+    # then one at least has its second passage through an edge, and as many are found as without edges
     assert by_edge
-    assert graph > plain > 40
+    assert graph >= plain > 50
 
 
 async def demo_memory(embedder):

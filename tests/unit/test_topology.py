@@ -65,7 +65,7 @@ def test_an_owners_state_is_compacted_and_written_by_nobody_else():
     for owner in [s for s in STAGES if s.state]:
         assert topic(owner.state).keeping is Keeping.STATE
         assert [s.name for s in STAGES if owner.state in s.produces] == [owner.name]
-    assert {s.name for s in STAGES if s.state} == {"desk", "documents"}
+    assert {s.name for s in STAGES if s.state} == {"desk", "judge", "reinforce", "documents"}
 
 
 def test_the_log_is_kept():

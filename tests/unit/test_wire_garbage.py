@@ -84,7 +84,7 @@ def test_a_wrong_field_is_named(body, names):
 def test_a_missing_field_is_named():
     # given feedback on nothing, and feedback without a verdict; when read; then the error says which is missing
     assert "field `request_id`: Field required" in refusal(b'{"rating": 5}', Rate).message
-    assert "needs one of rating, score, passed, correction" in refusal(b'{"request_id": "r"}', Rate).message
+    assert "needs one of rating, score, passed, expected, correction" in refusal(b'{"request_id": "r"}', Rate).message
 
 
 @pytest.mark.parametrize("vector", ["!", "AAAA", {"a": 1}, [{}], [[1.0]], 5, None, True, [["a"], [1, 2]], ["x"]])

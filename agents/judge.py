@@ -1,0 +1,233 @@
+"""Judge: what became of an answer. The cheap judge speaks at once, a large model where that one wavers,
+and what users say of the answer overrides both, whenever it comes.
+
+Invariant: outcomes of a request are numbered; the same interaction, feedback or opinion that comes again
+makes none. Feedback that comes before its interaction waits for it. Only the tenant and session that asked
+can be heard on an answer: both are part of the key that leads here.
+
+The keeper's state is a fold of the records that it returns: one for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ruvllm.agents.clock import Clock
+from ruvllm.agents.outbox import Outbox
+from ruvllm.errors import InvalidRequest
+from ruvllm.models.judge.asking import choice
+from ruvllm.models.judge.item import Item, Judgement
+from ruvllm.models.judge.item import Served as Shown
+from ruvllm.models.judge.judge import Judge
+from ruvllm.models.judge.verdict import by_task
+from ruvllm.models.pool.chat_template import ChatTemplate
+from ruvllm.models.pool.pool import Pool
+from ruvllm.schemas.event import Event
+from ruvllm.schemas.flow import Interaction, Origin, RatingAccepted
+from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState, Served
+
+
+@dataclass(frozen=True)
+class JudgeRules:
+    """`costly`: whether a large model is asked in doubt. `interactions_kept`: whose feedback can still be heard."""
+
+    costly: bool = True
+    interactions_kept: int = 5_000
+
+
+class JudgeDesk:
+    """The requests of one partition, as far as they are judged."""
+
+    def __init__(self, judge: Judge, clock: Clock, rules: JudgeRules) -> None:
+        self._judge = judge
+        self._clock = clock
+        self._rules = rules
+        self._states: dict[str, JudgementState] = {}
+
+    def apply(self, event: Event) -> None:
+        """Fold one of its own records. Other events change nothing."""
+        if isinstance(event, JudgementState):
+            self._states.pop(event.record_key, None)
+            self._states[event.record_key] = event
+
+    def forget(self, record_key: str) -> None:
+        """Fold a tombstone."""
+        self._states.pop(record_key, None)
+
+    def tick(self) -> Outbox:
+        """Judgements have no deadlines."""
+        return Outbox()
+
+    async def handle(self, event: Event, _: Origin) -> Outbox:
+        """The effects of an interaction, of feedback on it, or of a large model's opinion."""
+        if isinstance(event, Interaction):
+            return await self._interaction(event)
+        if isinstance(event, RatingAccepted):
+            return await self._rating(event)
+        if isinstance(event, JudgementSettled):
+            return self._settled(event)
+        raise InvalidRequest(f"the judge has no use for {event.kind}")
+
+    async def _interaction(self, event: Interaction) -> Outbox:
+        out = Outbox()
+        state = self._state(event)
+        if state.interaction is not None or event.generation is None:
+            return out  # redelivered, or there is no answer to judge
+        await self._judge_anew(out, state.model_copy(update={"interaction": event}))
+        return out
+
+    async def _rating(self, event: RatingAccepted) -> Outbox:
+        out = Outbox()
+        state = self._state(event)
+        if any(known.feedback_id == event.feedback_id for known in state.ratings):
+            return out
+        state = state.model_copy(update={"ratings": (*state.ratings, event)})
+        if state.interaction is None:
+            self._remember(out, state)
+        else:
+            await self._judge_anew(out, state)
+        return out
+
+    def _settled(self, event: JudgementSettled) -> Outbox:
+        out = Outbox()
+        state = self._state(event)
+        before = state.outcome
+        if before is None or before.by != "cheap":
+            return out  # settled already, or users have spoken
+        known = Judgement(
+            before.quality, before.success, before.reasons, {s.node_id: s.support for s in before.served}, "cheap"
+        )
+        assert state.interaction is not None
+        self._say(out, state, self._judge.with_log_odds(known, event.log_odds), before.judge_ms + event.judge_ms)
+        return out
+
+    async def _judge_anew(self, out: Outbox, state: JudgementState) -> None:
+        """Judge an answer under all that is known of it. `state` has its interaction."""
+        assert state.interaction is not None
+        item = _item(state.interaction)
+        started = time.perf_counter()
+        cheap = await asyncio.to_thread(self._judge.judge, item)
+        judged = by_task(
+            item,
+            rating=_last(state.ratings, "rating"),
+            score=_last(state.ratings, "score"),
+            passed=_last(state.ratings, "passed"),
+            expected=_last(state.ratings, "expected"),
+            correction=_last(state.ratings, "correction"),
+            judged=cheap,
+        )
+        self._say(out, state, judged, (time.perf_counter() - started) * 1000)
+        if self._rules.costly and self._judge.uncertain(judged) and state.outcome is None:
+            interaction = state.interaction
+            out.add(
+                JudgementDoubted(
+                    tenant=interaction.tenant,
+                    session=interaction.session,
+                    request_id=interaction.request_id,
+                    time=self._clock.now(),
+                    interaction_id=interaction.interaction_id,
+                    question=item.question,
+                    answer=item.answer,
+                    passages=tuple(shown.text for shown in item.served),
+                    support=tuple(judged.support.get(shown.node_id, 0.0) for shown in item.served),
+                )
+            )
+
+    def _say(self, out: Outbox, state: JudgementState, judged: Judgement, judge_ms: float) -> None:
+        """The next revision of an outcome, and the record that it was made."""
+        interaction = state.interaction
+        assert interaction is not None and interaction.retrieval is not None and interaction.generation is not None
+        outcome = Judged(
+            tenant=interaction.tenant,
+            session=interaction.session,
+            request_id=interaction.request_id,
+            time=interaction.time,
+            interaction_id=interaction.interaction_id,
+            revision=0 if state.outcome is None else state.outcome.revision + 1,
+            quality=judged.quality,
+            success=judged.success,
+            by=judged.by,
+            reasons=judged.reasons,
+            client=interaction.request.client or "",
+            question=interaction.request.question,
+            query_vector=interaction.retrieval.query_vector,
+            embedder=interaction.retrieval.embedder,
+            answer=interaction.generation.text,
+            accepted=_last(state.ratings, "correction") or _last(state.ratings, "expected"),
+            served=tuple(
+                Served(
+                    node_id=p.node_id,
+                    node_kind=p.node_kind,
+                    similarity=p.similarity,
+                    support=min(1.0, judged.support.get(p.node_id, 0.0)),
+                    via=p.via,
+                )
+                for p in interaction.retrieval.passages
+            ),
+            tier=interaction.route.tier if interaction.route else None,
+            judge_ms=round(judge_ms, 3),
+        )
+        out.add(outcome)
+        self._remember(out, state.model_copy(update={"outcome": outcome}))
+
+    def _state(self, event: Interaction | RatingAccepted | JudgementSettled) -> JudgementState:
+        known = self._states.get(f"{event.partition_key}\x1f{event.request_id}")
+        return known or JudgementState(
+            tenant=event.tenant, session=event.session, request_id=event.request_id, time=self._clock.now()
+        )
+
+    def _remember(self, out: Outbox, state: JudgementState) -> None:
+        out.add(state)
+        self.apply(state)
+        while len(self._states) > self._rules.interactions_kept:
+            oldest = next(iter(self._states.values()))
+            out.add(oldest, tombstone=True)
+            self.forget(oldest.record_key)
+
+
+async def settle(
+    event: JudgementDoubted, pool: Pool, templates: dict[str, ChatTemplate], clock: Clock, *, time_budget_s: float
+) -> JudgementSettled:
+    """Ask the largest tier whether the text says so."""
+    tier = pool.tiers[-1]
+    item = Item(
+        event.question,
+        event.answer,
+        tuple(Shown(str(place), text) for place, text in enumerate(event.passages)),
+        abstained=False,
+        confidence=0.0,
+    )
+    support = {str(place): value for place, value in enumerate(event.support)}
+    doubted = Judgement(0.5, 0.5, (), support, "cheap")
+    started = time.perf_counter()
+    asked = choice(item, doubted, templates[tier], time_budget_s=time_budget_s)
+    log_odds = await pool.log_odds(tier, asked)
+    return JudgementSettled(
+        tenant=event.tenant,
+        session=event.session,
+        request_id=event.request_id,
+        time=clock.now(),
+        interaction_id=event.interaction_id,
+        log_odds=log_odds,
+        model=tier,
+        judge_ms=round((time.perf_counter() - started) * 1000, 3),
+    )
+
+
+def _item(interaction: Interaction) -> Item:
+    assert interaction.retrieval is not None and interaction.generation is not None
+    return Item(
+        question=interaction.request.question,
+        answer=interaction.generation.text,
+        served=tuple(Shown(p.node_id, p.text) for p in interaction.retrieval.passages),
+        abstained=interaction.generation.finish_reason == "abstained",
+        confidence=interaction.generation.confidence,
+    )
+
+
+def _last(ratings: tuple[RatingAccepted, ...], verdict: str) -> Any:
+    """The newest word of one kind."""
+    return next((getattr(r, verdict) for r in reversed(ratings) if getattr(r, verdict) is not None), None)

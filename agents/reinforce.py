@@ -1,0 +1,276 @@
+"""Loop A: an outcome becomes changes of memory. Good answers strengthen the edges that led to them.
+
+Invariant: what memory has learnt from an interaction is its outcome's last revision and nothing else:
+each revision is carried out as the difference to what was done before. Recalled text is never written
+back as new, and what a bad answer says never becomes a source.
+
+The keeper's state is a fold of the records that it returns: one for each interaction, with its
+contributions by edge and the nodes that it made. Which node a question duplicates, and which edges there
+were, it sees in its own view of memory; what it decided stands in the events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ruvllm.agents.clock import Clock
+from ruvllm.agents.outbox import Outbox
+from ruvllm.agents.retrieve import MemorySource
+from ruvllm.errors import InvalidRequest
+from ruvllm.models.embedding import Embedder
+from ruvllm.models.memory.edge_strength import LEAST_OUTCOMES
+from ruvllm.models.memory.edges import contributed
+from ruvllm.models.memory.lexicon import names_of, terms_of, words_of
+from ruvllm.models.memory.reinforcement import THETA, Addition, Used, additions, values
+from ruvllm.models.memory.store import Hit, Memory
+from ruvllm.schemas.event import Event
+from ruvllm.schemas.flow import Origin
+from ruvllm.schemas.ids import content_id
+from ruvllm.schemas.memory import (
+    EdgeContributed,
+    EdgePruned,
+    NodeAdded,
+    NodeKind,
+    NodeMerged,
+    NodeRetracted,
+    name_edge,
+)
+from ruvllm.schemas.outcome import Contribution, Judged, ReinforcementState
+from ruvllm.schemas.vector import Float32s
+
+
+@dataclass(frozen=True)
+class ReinforcementRules:
+    """`write_back`: the quality from which an answer is remembered. `same`: cosine of near-duplicates."""
+
+    write_back: float = 0.8
+    same: float = 0.97
+    answer_chars: int = 2_000
+    interactions_kept: int = 20_000
+
+
+class Reinforcement:
+    """What the interactions of one partition have taught memory."""
+
+    def __init__(self, source: MemorySource, embedder: Embedder, clock: Clock, rules: ReinforcementRules) -> None:
+        self._source = source
+        self._embedder = embedder
+        self._clock = clock
+        self._rules = rules
+        self._states: dict[str, ReinforcementState] = {}
+
+    def apply(self, event: Event) -> None:
+        """Fold one of its own records. Other events change nothing."""
+        if isinstance(event, ReinforcementState):
+            self._states.pop(event.record_key, None)
+            self._states[event.record_key] = event
+
+    def forget(self, record_key: str) -> None:
+        """Fold a tombstone."""
+        self._states.pop(record_key, None)
+
+    def tick(self) -> Outbox:
+        """Outcomes have no deadlines."""
+        return Outbox()
+
+    async def handle(self, event: Event, _: Origin) -> Outbox:
+        """The effects of an outcome: the difference to what its interaction has done so far."""
+        if not isinstance(event, Judged):
+            raise InvalidRequest(f"reinforce has no use for {event.kind}")
+        out = Outbox()
+        before = self._states.get(_key(event))
+        if before is not None and event.revision <= before.revision:
+            return out  # redelivered, or overtaken
+        nodes = await self._nodes(event)
+        now = {addition.edge_id: addition for addition in self._additions(event, nodes)}
+        self._move_nodes(out, event, nodes, before)
+        self._move_edges(out, event, now, before.contributions if before else {})
+        self._remember(
+            out,
+            ReinforcementState(
+                tenant=event.tenant,
+                session=event.session,
+                request_id=event.request_id,
+                time=self._clock.now(),
+                interaction_id=event.interaction_id,
+                revision=event.revision,
+                contributions={
+                    i: Contribution(source=a.source, target=a.target, relation=a.relation, amount=a.amount)
+                    for i, a in now.items()
+                },
+                nodes=tuple(node.node_id for node in nodes),
+            ),
+        )
+        return out
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    async def _nodes(self, event: Judged) -> list[NodeAdded]:
+        """The question's node and the answer's, as far as this outcome is worth remembering."""
+        memory = self._source.memory
+        value = values(_used(event), event.quality, answer_known=event.accepted is not None)
+        answer = self._answer_to_remember(event, memory)
+        if answer is None and not any(v > 0 for v in value.values()):
+            return []
+        nodes = [self._node(event, "question", _question_id(event), event.question, event.query_vector, memory)]
+        if answer is not None:
+            text = f"{event.question}\n{answer}"
+            (vector,) = await asyncio.to_thread(self._embedder.embed, [text])
+            nodes.append(self._node(event, "answer", _answer_id(event, answer), answer, vector, memory))
+        return nodes
+
+    def _answer_to_remember(self, event: Judged, memory: Memory) -> str | None:
+        """What the user says is right, or a good answer; not what memory said itself."""
+        good = event.answer if event.quality >= self._rules.write_back else ""
+        words = words_of(event.accepted or good)
+        if not words or len(event.accepted or good) > self._rules.answer_chars:
+            return None
+        if event.accepted:
+            return event.accepted
+        served = (memory.node(event.tenant, served.node_id) for served in event.served)
+        recalled = any(node is not None and f" {words} " in f" {words_of(node.text)} " for node in served)
+        return None if recalled else good
+
+    def _node(
+        self, event: Judged, kind: NodeKind, node_id: str, text: str, vector: Float32s, memory: Memory
+    ) -> NodeAdded:
+        """A new node, or a member of the one that says the same."""
+        twin = self._twin(event.tenant, kind, text, vector, memory)
+        if twin is not None and twin.node.node_id == node_id:
+            twin = None  # the same words: another member of the same node
+        if twin is not None:
+            node_id = twin.node.node_id
+        fields = {
+            "tenant": event.tenant,
+            "time": event.time,
+            "change_id": content_id("ch", node_id, event.interaction_id, str(event.revision)),
+            "node_id": node_id,
+            "node_kind": kind,
+            "title": event.question if kind == "answer" else "",
+            "text": text,
+            "embedder": event.embedder,
+            "vector": vector,
+            "made_by": event.interaction_id,
+        }
+        if twin is not None:
+            return NodeMerged(**fields, similarity=round(twin.similarity, 6))
+        return NodeAdded(**fields)
+
+    def _twin(self, tenant: str, kind: NodeKind, text: str, vector: Float32s, memory: Memory) -> Hit | None:
+        """The known node that says the same: near it, and with the same names and numbers (questions) or words."""
+        near = memory.search(tenant, vector, 1, kinds=(kind,)) if np.any(vector) else []
+        if not near or near[0].similarity < self._rules.same:
+            return None
+        key = set(terms_of(text)) if kind == "answer" else particulars(text)
+        known = near[0].node.text
+        return near[0] if key == (set(terms_of(known)) if kind == "answer" else particulars(known)) else None
+
+    def _move_nodes(
+        self, out: Outbox, event: Judged, nodes: list[NodeAdded], before: ReinforcementState | None
+    ) -> None:
+        kept = {node.node_id for node in nodes}
+        for node_id in before.nodes if before else ():
+            if node_id not in kept:
+                out.add(
+                    NodeRetracted(
+                        tenant=event.tenant,
+                        time=event.time,
+                        change_id=content_id("ch", node_id, event.interaction_id, str(event.revision), "back"),
+                        node_id=node_id,
+                        made_by=event.interaction_id,
+                        reason=f"judged anew: quality {event.quality:.2f}",
+                    )
+                )
+        for node in nodes:
+            if before is None or node.node_id not in before.nodes:
+                out.add(node)
+
+    # --- edges ------------------------------------------------------------------------------------
+
+    def _additions(self, event: Judged, nodes: list[NodeAdded]) -> list[Addition]:
+        memory = self._source.memory
+        value = values(_used(event), event.quality, answer_known=event.accepted is not None)
+        value |= {node.node_id: 1.0 - THETA for node in nodes[1:]}  # the answer that is worth remembering
+        question_id = nodes[0].node_id if nodes else _question_id(event)
+        among = memory.edges_among(event.tenant, {*value, question_id})
+        return additions(value, question_id, among, partial(name_edge, event.tenant), remember=bool(nodes))
+
+    def _move_edges(
+        self, out: Outbox, event: Judged, now: dict[str, Addition], before: dict[str, Contribution]
+    ) -> None:
+        for edge_id in sorted({*now, *before}):
+            new, old = now.get(edge_id), before.get(edge_id)
+            amount = (new.amount if new else 0.0) - (old.amount if old else 0.0)
+            edge = new or old
+            assert edge is not None
+            if not amount:
+                continue
+            contributed = EdgeContributed(
+                tenant=event.tenant,
+                time=event.time,
+                change_id=content_id("ch", edge_id, event.interaction_id, str(event.revision)),
+                edge_id=edge_id,
+                source=edge.source,
+                target=edge.target,
+                relation=edge.relation,
+                made_by=event.interaction_id,
+                client=event.client,
+                amount=amount,
+                outcomes=0 if old and new else (1 if new else -1),
+            )
+            out.add(contributed)
+            if amount < 0 and self._is_worn_out(contributed):
+                out.add(
+                    EdgePruned(
+                        tenant=event.tenant,
+                        time=event.time,
+                        change_id=content_id("ch", edge_id, event.interaction_id, str(event.revision), "pruned"),
+                        edge_id=edge_id,
+                        reason="its outcomes left it without weight",
+                    )
+                )
+
+    def _is_worn_out(self, change: EdgeContributed) -> bool:
+        """Whether an edge leads nowhere once a contribution has reached it."""
+        memory = self._source.memory
+        edge = memory.edge(change.tenant, change.edge_id)
+        if edge is None or edge.pruned:
+            return False
+        at = change.time.timestamp()
+        after = contributed(edge, change.client, change.amount, at, change.outcomes, memory.half_life_s)
+        return after.outcomes >= LEAST_OUTCOMES and not memory.leads(after, self._clock.now().timestamp())
+
+    def _remember(self, out: Outbox, state: ReinforcementState) -> None:
+        out.add(state)
+        self.apply(state)
+        while len(self._states) > self._rules.interactions_kept:
+            oldest = next(iter(self._states.values()))
+            out.add(oldest, tombstone=True)
+            self.forget(oldest.record_key)
+
+
+def particulars(text: str) -> set[str]:
+    """What tells apart two texts that are alike in meaning: numbers and names."""
+    return {*names_of(text), *re.findall(r"\d+", text)}
+
+
+def _used(event: Judged) -> list[Used]:
+    return [Used(served.node_id, served.support) for served in event.served]
+
+
+def _key(event: Judged) -> str:
+    return f"{event.partition_key}\x1f{event.request_id}"
+
+
+def _question_id(event: Judged) -> str:
+    """Of the node of a question: two askings of the same words are one question."""
+    return content_id("n", event.tenant, "question", words_of(event.question))
+
+
+def _answer_id(event: Judged, answer: str) -> str:
+    return content_id("n", event.tenant, "answer", words_of(event.question), words_of(answer))

@@ -1,0 +1,117 @@
+"""One tenant's edges: structure that texts state, and what outcomes have taught.
+
+Invariant: the state is a function of the changes of each edge in their own order. A learnt strength is
+the sum of the contributions to it, kept as at the newest of their times, so that their order does not
+matter and any of them can be taken back by its opposite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from ruvllm.models.memory.edge_strength import (
+    LEAST_OUTCOMES,
+    LEAST_WEIGHT,
+    decayed,
+    half_life,
+    learnt,
+    moved,
+    strength_at_birth,
+    weight,
+)
+from ruvllm.models.memory.node import Edge
+
+_LEARNT = ("learnt", "learnt_at", "outcomes", "pruned", "applied")
+
+
+class Edges:
+    """Edges by id and by their ends. `half_life_s` is that of what was learnt."""
+
+    def __init__(self, half_life_s: float) -> None:
+        self._half_life_s = half_life_s
+        self._edges: dict[str, Edge] = {}
+        self._touching: dict[str, set[str]] = {}  # node id, known or not -> edge ids
+
+    def __len__(self) -> int:
+        return len(self._edges)
+
+    def get(self, edge_id: str) -> Edge | None:
+        return self._edges.get(edge_id)
+
+    def all(self) -> Iterator[Edge]:
+        """By id."""
+        return (edge for _, edge in sorted(self._edges.items()))
+
+    def put(self, edge: Edge) -> None:
+        """Put an edge; its birth is set once: of several, the one born first stays (ties by content).
+
+        What the edge has learnt stays with it. Raises InvalidRequest if its weight is not in [0, 1).
+        """
+        strength_at_birth(edge.birth_weight)
+        known = self._edges.get(edge.edge_id)
+        if known is not None:
+            if known.born_at is not None and _birth(known) <= _birth(edge):
+                return
+            edge = replace(edge, **{name: getattr(known, name) for name in _LEARNT})
+        self._set(edge)
+
+    def contribute(self, edge: Edge, client: str, amount: float, at: float, outcomes: int) -> None:
+        """Add `amount` of strength at time `at` to what an edge has learnt from a client; see `Memory.contribute`."""
+        known = self._edges.get(edge.edge_id) or replace(edge, applied=-1)
+        if 0 <= edge.applied <= known.applied:
+            return
+        applied = max(known.applied, edge.applied)
+        self._set(replace(contributed(known, client, amount, at, outcomes, self._half_life_s), applied=applied))
+
+    def prune(self, edge_id: str, applied: int) -> None:
+        known = self._edges.get(edge_id)
+        if known is not None and not 0 <= applied <= known.applied:
+            self._set(replace(known, pruned=True, applied=max(known.applied, applied)))
+
+    def remove(self, edge_id: str) -> None:
+        edge = self._edges.pop(edge_id, None)
+        for end in {edge.source, edge.target} if edge else ():
+            self._touching[end].discard(edge_id)
+            if not self._touching[end]:
+                del self._touching[end]
+
+    def at(self, node_id: str, nodes: Collection[str]) -> Iterator[Edge]:
+        """The edges of a node whose two ends are among the known nodes."""
+        for edge_id in self._touching.get(node_id, ()):
+            edge = self._edges[edge_id]
+            if edge.source in nodes and edge.target in nodes:
+                yield edge
+
+    def weight(self, edge: Edge, now: float) -> float:
+        """w in [0, 1) at `now`, seconds since the epoch."""
+        strength = learnt(edge.learnt.values(), now - edge.learnt_at, self._half_life_s) if edge.learnt else 0.0
+        if edge.born_at is not None:
+            at_birth = strength_at_birth(edge.birth_weight)
+            strength += decayed(at_birth, now - edge.born_at, half_life(edge.relation, self._half_life_s))
+        return weight(strength)
+
+    def leads(self, edge: Edge, now: float) -> bool:
+        """Whether an edge leads anywhere at `now`: not if it is pruned or its outcomes left it without weight."""
+        found = self.weight(edge, now)
+        return not edge.pruned and found > 0.0 and (found >= LEAST_WEIGHT or edge.outcomes < LEAST_OUTCOMES)
+
+    def _set(self, edge: Edge) -> None:
+        self.remove(edge.edge_id)
+        self._edges[edge.edge_id] = edge
+        for end in (edge.source, edge.target):
+            self._touching.setdefault(end, set()).add(edge.edge_id)
+
+
+def _birth(edge: Edge) -> tuple[float, float, str, str, str]:
+    born_at = math.inf if edge.born_at is None else edge.born_at
+    return born_at, edge.birth_weight, edge.source, edge.target, edge.relation
+
+
+def contributed(edge: Edge, client: str, amount: float, at: float, outcomes: int, half_life_s: float) -> Edge:
+    """An edge that has learnt `amount` more from a client at time `at` (seconds since the epoch)."""
+    reference = max(edge.learnt_at, at)
+    sums = {c: moved(s, edge.learnt_at, reference, half_life_s) for c, s in edge.learnt.items()}
+    sums[client] = sums.get(client, 0.0) + moved(amount, at, reference, half_life_s)
+    return replace(edge, learnt=sums, learnt_at=reference, outcomes=edge.outcomes + outcomes, pruned=edge.pruned and amount <= 0)

@@ -1,0 +1,65 @@
+"""Loop A through the whole flow: what is said of an answer changes the next one (specification 4.3)."""
+
+import pytest
+
+from ruvllm.schemas.outcome import Judged
+from ruvllm.schemas.request import Rate
+from tests.serial.island import GOATS, LAMPS, ingest
+
+
+@pytest.fixture
+async def island(system):
+    await ingest(system, lamps=LAMPS, goats=GOATS)
+    return system
+
+
+async def rate(system, response, **verdict):
+    await system.send(Rate(request_id=response.request_id, session=response.session, **verdict))
+    await system.run()
+
+
+async def test_learning_updates_memory(island):
+    # given what memory holds; when a novel question is answered and its answer is rated the best
+    before = island.memory.stats().nodes
+    response = await island.ask("Which stars does the keeper count before the lamp is lit?")
+    await rate(island, response, rating=5)
+    # then memory has grown
+    assert island.memory.stats().nodes > before
+
+
+async def test_a_correction_answers_the_same_question_the_next_time(island):
+    # given a question that memory cannot answer, and its correction; when it is asked again
+    question = "What is the name of the ferryman's dog?"
+    first = await island.ask(question)
+    assert "Quill" not in first.text
+    await rate(island, first, correction="The ferryman's dog is called Quill.")
+    second = await island.ask(question)
+    # then the correction is the first source of the answer
+    assert "Quill" in second.text
+    assert second.sources[0].snippet == "The ferryman's dog is called Quill."
+    # and when that is rated bad; then it is a source no longer
+    await rate(island, first, correction="Nobody knows.")
+    assert "Quill" not in (await island.ask(question)).text
+
+
+async def test_an_outcome_is_logged_for_each_answer_and_each_word_on_it(island):
+    # given an answer; when it is rated twice; then there are three revisions of one outcome
+    response = await island.ask("Who keeps the lamp?")
+    await rate(island, response, rating=4)
+    await rate(island, response, rating=2)
+    outcomes = [e for e in island.events("outcome.judged") if isinstance(e, Judged) and e.by != "log_odds"]
+    assert [o.quality for o in outcomes][1:] == [0.75, 0.25]
+    assert len({o.interaction_id for o in outcomes}) == 1
+
+
+async def test_memory_from_the_log_is_what_learning_left(island, open_system, tmp_path):
+    # given a system that keeps its log in a file, and has learnt; when another one is opened on that file
+    file = tmp_path / "log.jsonl"
+    async with open_system(file=file) as learning:
+        await ingest(learning, lamps=LAMPS, goats=GOATS)
+        for question, verdict in (("Who keeps the lamp?", {"rating": 5}), ("Whose is the goat Brim?", {"score": 0.1})):
+            await rate(learning, await learning.ask(question), **verdict)
+        digest = learning.memory.digest()
+    async with open_system(file=file) as other:
+        # then its memory is the same
+        assert other.memory.digest() == digest

@@ -1,0 +1,96 @@
+"""A small world for Loop A: a memory, the keeper that changes it, and outcomes of made-up answers."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from ruvllm.agents.memory_fold import fold
+from ruvllm.agents.reinforce import Reinforcement, ReinforcementRules
+from ruvllm.models.embedding import HashingEmbedder
+from ruvllm.models.memory.node import Edge, Node
+from ruvllm.models.memory.store import Memory
+from ruvllm.schemas.flow import Origin
+from ruvllm.schemas.memory import MemoryChange, name_edge
+from ruvllm.schemas.outcome import Judged, ReinforcementState, Served
+from tests.manual_clock import START, ManualClock
+
+NOW = START.timestamp()
+ORIGIN = Origin(topic="outcome.judged", partition=0, offset=0)
+
+
+class World:
+    """Memory and the keeper of one partition; every change goes through the fold, numbered as in a log."""
+
+    def __init__(self, rules: ReinforcementRules | None = None) -> None:
+        self.embedder = HashingEmbedder()
+        self.clock = ManualClock()
+        self.memory = Memory(self.embedder.name, self.embedder.dimension)
+        self._rules = rules or ReinforcementRules()
+        self.changes: list[MemoryChange] = []
+        self.states: list[ReinforcementState] = []
+        self.restart()
+
+    def offsets(self) -> dict[str, int]:
+        return {"0": len(self.changes)}
+
+    def restart(self) -> None:
+        """Another owner takes over: it knows what its predecessor's records say."""
+        self.keeper = Reinforcement(self, self.embedder, self.clock, self._rules)
+        for state in self.states:
+            self.keeper.apply(state)
+
+    def passage(self, node_id: str, text: str) -> str:
+        (vector,) = self.embedder.embed([text])
+        self.memory.put_node(
+            Node(node_id, "default", "document", f"Of {node_id}", text, "d.md", 0, {}, self.embedder.name, vector, NOW)
+        )
+        return node_id
+
+    def link(self, source: str, target: str, relation: str = "follows", weight: float = 0.5) -> str:
+        edge_id = name_edge("default", relation, source, target)
+        self.memory.put_edge(Edge(edge_id, "default", source, target, relation, weight, NOW))
+        return edge_id
+
+    def outcome(self, request_id: str, quality: float, served: dict[str, float], **facts: object) -> Judged:
+        """`served`: node id -> support."""
+        question = facts.pop("question", f"What of {request_id}?")
+        (vector,) = self.embedder.embed([question])
+        given = {
+            "session": request_id,
+            "request_id": request_id,
+            "time": START,
+            "interaction_id": f"ix-{request_id}",
+            "revision": 0,
+            "quality": quality,
+            "success": quality,
+            "by": "task",
+            "question": question,
+            "query_vector": vector,
+            "embedder": self.embedder.name,
+            "answer": "A goat.",
+            "served": tuple(
+                Served(node_id=n, node_kind="document", similarity=0.5, support=s) for n, s in served.items()
+            ),
+        }
+        return Judged.model_validate({**given, **facts})
+
+    def learn(self, *outcomes: Judged) -> list[MemoryChange]:
+        """Hand outcomes to the keeper and fold what follows; the changes."""
+        new: list[MemoryChange] = []
+        for outcome in outcomes:
+            for emit in asyncio.run(self.keeper.handle(outcome, ORIGIN)).emits:
+                if isinstance(emit.event, MemoryChange):
+                    fold(self.memory, emit.event, len(self.changes))
+                    self.changes.append(emit.event)
+                    new.append(emit.event)
+                elif isinstance(emit.event, ReinforcementState):
+                    self.states.append(emit.event)
+        return new
+
+    def weight(self, edge_id: str, after: timedelta = timedelta()) -> float:
+        edge = self.memory.edge("default", edge_id)
+        return self.memory.weight_of(edge, NOW + after.total_seconds()) if edge else 0.0
+
+    def nodes(self, kind: str) -> list[str]:
+        return sorted(n.text for n in self.memory.contents().nodes if n.kind == kind)

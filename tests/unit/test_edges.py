@@ -1,0 +1,119 @@
+"""Learnt edges: a sum of outcomes in any order, bounded by client, that can be taken back."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ruvllm.models.memory.edge_strength import CLIENT_BOUND
+from ruvllm.models.memory.edges import Edges
+from ruvllm.models.memory.node import Edge
+
+DAY = 86_400.0
+HALF_LIFE = 30 * DAY
+NOW = 1_000 * DAY
+KNOWN = {"a", "b"}
+
+
+def edge(applied=-1):
+    return Edge("e", "default", "a", "b", "co_retrieved", applied=applied)
+
+
+def learnt(contributions, **options):
+    """Edges after (client, amount, at) contributions, in this order."""
+    edges = Edges(HALF_LIFE)
+    for client, amount, at in contributions:
+        edges.contribute(edge(), client, amount, at, 1)
+    return edges
+
+
+def weight(edges, now=NOW):
+    return edges.weight(edges.get("e"), now)
+
+
+def test_one_outcome_makes_an_edge_and_another_strengthens_it():
+    # given nothing; when two clients' outcomes contribute; then the weight follows from their sum
+    first = learnt([("x", math.log(2), NOW)])
+    both = learnt([("x", math.log(2), NOW), ("y", math.log(2), NOW)])
+    assert weight(first) == pytest.approx(0.5)
+    assert weight(both) == pytest.approx(0.75)
+
+
+def test_what_was_learnt_halves_in_a_half_life_and_what_a_text_states_does_not():
+    # given an edge that a text states and an outcome strengthened; when a half-life passes
+    edges = Edges(HALF_LIFE)
+    edges.put(Edge("e", "default", "a", "b", "follows", 0.5, NOW))
+    edges.contribute(Edge("e", "default", "a", "b", "follows"), "x", 1.0, NOW, 1)
+    # then half of what was learnt is left, and all that is stated
+    assert weight(edges) == pytest.approx(1 - math.exp(-(math.log(2) + 1.0)))
+    assert weight(edges, NOW + HALF_LIFE) == pytest.approx(1 - math.exp(-(math.log(2) + 0.5)))
+
+
+CONTRIBUTIONS = st.lists(
+    st.tuples(st.sampled_from(["", "x", "y"]), st.floats(-1, 1), st.floats(NOW - 100 * DAY, NOW)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(CONTRIBUTIONS, st.randoms(use_true_random=False))
+def test_any_order_of_contributions_gives_the_same_weight(contributions, draws):
+    # given contributions of several clients and times; when they come in another order; then the weight is the same
+    shuffled = draws.sample(contributions, len(contributions))
+    assert weight(learnt(shuffled)) == pytest.approx(weight(learnt(contributions)), abs=1e-9)
+
+
+@given(CONTRIBUTIONS, st.tuples(st.just("x"), st.floats(-1, 1), st.floats(NOW - 100 * DAY, NOW)))
+def test_what_is_taken_back_leaves_no_trace(contributions, mistaken):
+    # given an outcome that was a mistake; when its opposite is added; then the weight is as if it had not been
+    client, amount, at = mistaken
+    undone = learnt([*contributions, mistaken, (client, -amount, at)])
+    assert weight(undone) == pytest.approx(weight(learnt(contributions)), abs=1e-9)
+
+
+def test_one_client_can_move_an_edge_so_far_and_no_further():
+    # given a client that praises an edge a hundred times, and one that damns it as often; when weighed
+    praised = learnt([("x", 1.0, NOW)] * 100)
+    assert weight(praised) == pytest.approx(1 - math.exp(-CLIENT_BOUND))
+    # then another client's word still counts
+    assert weight(learnt([("x", -1.0, NOW)] * 100 + [("y", CLIENT_BOUND, NOW), ("z", 1.0, NOW)])) > 0.6
+
+
+def test_a_contribution_that_is_delivered_again_changes_nothing():
+    # given a contribution at offset 7; when it comes again, and an older one after it; then nothing changes
+    edges = Edges(HALF_LIFE)
+    for offset in (7, 7, 3):
+        edges.contribute(edge(applied=offset), "x", math.log(2), NOW, 1)
+    assert weight(edges) == pytest.approx(0.5)
+    assert edges.get("e").outcomes == 1
+
+
+def test_an_edge_that_its_outcomes_wore_out_leads_nowhere_and_comes_back_with_what_it_had():
+    # given a stated edge and three bad outcomes; when looked at; then it is there and leads nowhere
+    edges = Edges(HALF_LIFE)
+    edges.put(Edge("e", "default", "a", "b", "follows", 0.5, NOW))
+    for client in "xyz":
+        edges.contribute(edge(), client, -0.4, NOW, 1)
+    worn = edges.get("e")
+    assert not edges.leads(worn, NOW)
+    # and when it is pruned and then strengthened, it leads again
+    edges.prune("e", -1)
+    assert edges.get("e").pruned
+    edges.contribute(edge(), "w", 1.2, NOW, 1)
+    assert edges.leads(edges.get("e"), NOW)
+    assert weight(edges) == pytest.approx(1 - math.exp(-(math.log(2) - 1.2 + 1.2)))
+
+
+def test_two_bad_outcomes_are_too_few_to_hide_an_edge():
+    # given an edge with little weight after two outcomes; when looked at; then it still leads
+    edges = learnt([("x", 0.02, NOW), ("y", 0.02, NOW)])
+    assert edges.leads(edges.get("e"), NOW)
+
+
+def test_a_birth_after_contributions_is_added_to_them():
+    # given an edge that was learnt before its birth came; when born; then it has both strengths
+    edges = learnt([("x", math.log(2), NOW)])
+    edges.put(Edge("e", "default", "a", "b", "co_retrieved", 0.5, NOW))
+    assert weight(edges) == pytest.approx(0.75)
+    assert [e.edge_id for e in edges.at("a", KNOWN)] == ["e"]

@@ -1,0 +1,194 @@
+"""The judge as a keeper: an outcome for each answer, revisions for what is heard of it later."""
+
+import asyncio
+
+import pytest
+
+from ruvllm.agents.judge import JudgeDesk, JudgeRules, settle
+from ruvllm.models.embedding import HashingEmbedder
+from ruvllm.models.judge.judge import Judge
+from ruvllm.models.judge.weights import packaged_weights
+from ruvllm.models.pool.chat_template import TEMPLATES
+from ruvllm.models.pool.echo import EchoGenerator
+from ruvllm.models.pool.pool import Pool
+from ruvllm.schemas.flow import Generation, Origin, RatingAccepted
+from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState
+from tests.manual_clock import START, ManualClock
+from tests.unit.sample_events import INTERACTION
+
+ORIGIN = Origin(topic="interaction.recorded", partition=0, offset=0)
+EMBEDDER = HashingEmbedder()
+
+
+class Bench:
+    """A judge's desk and what it has written."""
+
+    def __init__(self, **rules):
+        self.rules = JudgeRules(**rules)
+        self.written = []
+        self.restart()
+
+    def restart(self):
+        self.desk = JudgeDesk(Judge(packaged_weights(), EMBEDDER.embed), ManualClock(), self.rules)
+        for emit in self.written:
+            if isinstance(emit.event, JudgementState) and not emit.tombstone:
+                self.desk.apply(emit.event)
+
+    def meet(self, *events):
+        new = [e for event in events for e in asyncio.run(self.desk.handle(event, ORIGIN)).emits]
+        self.written += new
+        return [e.event for e in new]
+
+    def judged(self):
+        return [e.event for e in self.written if isinstance(e.event, Judged)]
+
+
+def interaction(request_id="r-1", answer="Osk keeps the lamp.", question="Who keeps the lamp?", **facts):
+    passage = INTERACTION.retrieval.passages[0].model_copy(update={"text": "Osk keeps the lamp."})
+    (vector,) = EMBEDDER.embed([question])
+    retrieval = INTERACTION.retrieval.model_copy(update={"passages": (passage,), "query_vector": vector})
+    message = INTERACTION.request.messages[-1].model_copy(update={"content": question})
+    generation = Generation.model_validate({**dict(INTERACTION.generation), "text": answer, "finish_reason": "stop"})
+    return INTERACTION.model_copy(
+        update={
+            "request_id": request_id,
+            "interaction_id": f"ix-{request_id}",
+            "request": INTERACTION.request.model_copy(update={"messages": (message,)}),
+            "retrieval": retrieval,
+            "generation": generation,
+            **facts,
+        }
+    )
+
+
+def rating(feedback_id="f-1", request_id="r-1", **verdict):
+    return RatingAccepted(
+        tenant=INTERACTION.tenant,
+        session=INTERACTION.session,
+        request_id=request_id,
+        time=START,
+        feedback_id=feedback_id,
+        **verdict,
+    )
+
+
+@pytest.fixture
+def bench():
+    return Bench(costly=False)
+
+
+def test_an_answer_gets_an_outcome_with_support_by_source(bench):
+    # given an answer that its passage carries; when recorded; then it is judged good, with that passage's support
+    (outcome, _) = bench.meet(interaction())
+    assert (outcome.revision, outcome.by, outcome.answer) == (0, "cheap", "Osk keeps the lamp.")
+    assert outcome.quality > 0.5
+    (served,) = outcome.served
+    assert served.support > 0.5
+    assert outcome.time == INTERACTION.time
+
+
+def test_a_request_without_an_answer_has_no_outcome(bench):
+    # given a request that failed; when recorded; then there is nothing to judge
+    assert bench.meet(interaction(generation=None)) == []
+
+
+def test_what_comes_again_makes_no_outcome(bench):
+    # given an interaction and feedback; when both are delivered again, also to a new owner; then nothing is said
+    events = (interaction(), rating(rating=5))
+    bench.meet(*events)
+    assert bench.meet(*events) == []
+    bench.restart()
+    assert bench.meet(*events) == []
+    assert [o.revision for o in bench.judged()] == [0, 1]
+
+
+def test_feedback_overrides_the_judge_whenever_it_comes(bench):
+    # given two answers, one rated before and one after it was recorded; when both are known; then both count alike
+    bench.meet(rating(rating=1), interaction())
+    bench.meet(interaction("r-2"), rating("f-2", "r-2", rating=1))
+    early, *late = bench.judged()
+    assert (early.quality, early.by, early.revision) == (0.0, "task", 0)
+    assert (late[-1].quality, late[-1].by, late[-1].revision) == (0.0, "task", 1)
+
+
+def test_feedback_survives_a_change_of_owner(bench):
+    # given feedback that waits for its interaction; when another owner takes over; then it is not lost
+    bench.meet(rating(score=0.25))
+    bench.restart()
+    assert bench.meet(interaction())[0].quality == 0.25
+
+
+def test_the_newest_word_of_a_kind_counts(bench):
+    # given a rating that is changed; when heard; then the last one is in force
+    bench.meet(interaction(), rating(rating=1), rating("f-2", rating=5))
+    assert [o.quality for o in bench.judged()][1:] == [0.0, 1.0]
+
+
+def test_an_accepted_answer_travels_with_the_outcome(bench):
+    # given a wrong answer; when the accepted one is told; then the outcome says so, and which passage holds it
+    bench.meet(interaction(answer="Bread."), rating(expected="Osk"))
+    outcome = bench.judged()[-1]
+    assert (outcome.quality, outcome.accepted) == (0.0, "Osk")
+    assert outcome.served[0].support >= 0.5
+
+
+def test_another_sessions_and_another_tenants_feedback_is_not_heard(bench):
+    # given an answer; when others rate a request of the same id; then its outcome stays
+    bench.meet(interaction())
+    others = (
+        rating(rating=1).model_copy(update={"session": "other"}),
+        rating(rating=1).model_copy(update={"tenant": "t2"}),
+    )
+    bench.meet(*others)
+    assert [o.by for o in bench.judged()] == ["cheap"]
+
+
+def test_in_doubt_a_large_model_is_asked_once_and_its_word_is_a_revision():
+    # given an answer on which the cheap judge wavers; when recorded; then a large model is asked
+    bench = Bench(costly=True)
+    doubts = [e for a in WAVERING for e in bench.meet(interaction(a, answer=a)) if isinstance(e, JudgementDoubted)]
+    assert doubts
+    doubt = doubts[0]
+    # and when it has spoken; then that is another revision, and saying it again is none
+    pool = Pool({"small": EchoGenerator()})
+    settled = asyncio.run(
+        settle(doubt, pool, {"small": next(iter(TEMPLATES.values()))}, ManualClock(), time_budget_s=5)
+    )
+    assert isinstance(settled, JudgementSettled)
+    outcome = next(e for e in bench.meet(settled) if isinstance(e, Judged))
+    assert (outcome.revision, outcome.by, outcome.request_id) == (1, "log_odds", doubt.request_id)
+    assert bench.meet(settled) == []
+
+
+def test_a_large_models_word_does_not_override_the_users():
+    # given an answer in doubt that the user has rated; when the large model speaks; then the user's word stands
+    bench = Bench(costly=True)
+    doubts = [e for a in WAVERING for e in bench.meet(interaction(a, answer=a)) if isinstance(e, JudgementDoubted)]
+    bench.meet(rating("f", doubts[0].request_id, rating=5))
+    late = JudgementSettled(
+        tenant=INTERACTION.tenant,
+        session=INTERACTION.session,
+        request_id=doubts[0].request_id,
+        time=START,
+        interaction_id=doubts[0].interaction_id,
+        log_odds=-5.0,
+        model="small",
+        judge_ms=1.0,
+    )
+    assert bench.meet(late) == []
+
+
+def test_requests_are_kept_up_to_a_bound_and_then_forgotten_with_a_tombstone():
+    # given a desk that keeps two; when a third is judged; then the longest known is forgotten
+    bench = Bench(costly=False, interactions_kept=2)
+    bench.meet(*[interaction(r) for r in ("r-1", "r-2", "r-3")])
+    assert [e.event.request_id for e in bench.written if e.tombstone] == ["r-1"]
+
+
+WAVERING = [
+    "Osk.",
+    "It is Osk who lights it.",
+    "Osk keeps the lamp of Ommerlisk with two goats and a ladder.",
+    "The lamp is kept by a keeper.",
+    "Perhaps Osk keeps it, perhaps Tern.",
+]
