@@ -167,6 +167,7 @@ class JudgeDesk:
                 )
                 for p in interaction.retrieval.passages
             ),
+            candidates=interaction.retrieval.candidates.node_ids if interaction.retrieval.candidates else (),
             tier=interaction.route.tier if interaction.route else None,
             judge_ms=round(judge_ms, 3),
         )

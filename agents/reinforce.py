@@ -22,6 +22,7 @@ from ruvllm.agents.clock import Clock
 from ruvllm.agents.outbox import Outbox
 from ruvllm.agents.retrieve import MemorySource
 from ruvllm.errors import InvalidRequest
+from ruvllm.models.attention.credit import by_accepted_answer, by_verdicts
 from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.edge_strength import LEAST_OUTCOMES
 from ruvllm.models.memory.edges import contributed
@@ -40,7 +41,7 @@ from ruvllm.schemas.memory import (
     NodeRetracted,
     name_edge,
 )
-from ruvllm.schemas.outcome import Contribution, Judged, ReinforcementState
+from ruvllm.schemas.outcome import CandidatesCredited, Contribution, Judged, ReinforcementState
 from ruvllm.schemas.vector import Float32s
 
 
@@ -90,6 +91,7 @@ class Reinforcement:
         now = {addition.edge_id: addition for addition in self._additions(event, nodes)}
         self._move_nodes(out, event, nodes, before)
         self._move_edges(out, event, now, before.contributions if before else {})
+        self._credit(out, event)
         self._remember(
             out,
             ReinforcementState(
@@ -234,6 +236,32 @@ class Reinforcement:
                         reason="its outcomes left it without weight",
                     )
                 )
+
+    def _credit(self, out: Outbox, event: Judged) -> None:
+        """Which candidates deserve the credit, for the ranker to learn from."""
+        if not event.candidates:
+            return
+        right = [served.node_id for served in event.served if served.support >= THETA]
+        if event.accepted is not None:
+            with self._source.memory.lock:
+                lexicon = self._source.memory.words(event.tenant).lexicon
+                known = [node_id for node_id in event.candidates if node_id in lexicon]
+                found = by_accepted_answer(known, [event.accepted], lexicon)
+            credit = dict(zip(known, found.tolist(), strict=True))
+        else:
+            found = by_verdicts(event.candidates, event.candidates, right) * np.float32(event.quality >= THETA)
+            credit = dict(zip(event.candidates, found.tolist(), strict=True))
+        out.add(
+            CandidatesCredited(
+                tenant=event.tenant,
+                session=event.session,
+                request_id=event.request_id,
+                time=event.time,
+                interaction_id=event.interaction_id,
+                revision=event.revision,
+                credit={node_id: round(value, 6) for node_id, value in credit.items() if value > 0},
+            )
+        )
 
     def _is_worn_out(self, change: EdgeContributed) -> bool:
         """Whether an edge leads nowhere once a contribution has reached it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 
 from ruvllm.agents.clock import Clock
 from ruvllm.models.attention.finding import Finding, Found, RetrievalRules, find
+from ruvllm.models.attention.graph_attention import GraphAttention
+from ruvllm.models.attention.packing import pack_graph
 from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.store import Memory
-from ruvllm.schemas.flow import Admitted, Passage, Retrieval, Retrieved
+from ruvllm.schemas.flow import Admitted, Candidates, Passage, Retrieval, Retrieved
 
 
 class MemorySource(Protocol):
@@ -27,8 +30,21 @@ class MemorySource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Ranker:
+    """The ranker that serves, by its checkpoint's name."""
+
+    checkpoint: str
+    model: GraphAttention
+
+
 async def retrieve(
-    event: Admitted, source: MemorySource, embedder: Embedder, rules: RetrievalRules, clock: Clock
+    event: Admitted,
+    source: MemorySource,
+    embedder: Embedder,
+    rules: RetrievalRules,
+    clock: Clock,
+    ranker: Ranker | None = None,
 ) -> Retrieved:
     """Ask memory; with grounding `none` only the question's vector is made, for the router."""
     constraints = event.request.constraints
@@ -41,16 +57,29 @@ async def retrieve(
         if constraints.grounding == "none":
             return vector, None
         where = constraints.memory_filter
-        return vector, find(source.memory, event.tenant, question, vector, rules, now_s=now_s, where=where)
+        model = ranker.model if ranker else None
+        return vector, find(
+            source.memory, event.tenant, question, vector, rules, now_s=now_s, where=where, ranker=model
+        )
 
     vector, finding = await asyncio.to_thread(look)  # the model and the index let other threads run
     found = Retrieval(
         query_vector=vector,
         embedder=embedder.name,
         passages=tuple(passage_of(f, now_s) for f in finding.passages) if finding else (),
+        candidates=_candidates(finding, ranker) if finding and finding.pool.ids else None,
         memory_offsets=offsets,
     )
     return event.followed_by(Retrieved, time=clock.now(), retrieval=found)
+
+
+def _candidates(finding: Finding, ranker: Ranker | None) -> Candidates:
+    return Candidates(
+        node_ids=finding.pool.ids,
+        graph=pack_graph(finding.graph),
+        likeness=round(finding.likeness, 6),
+        ranker=ranker.checkpoint if ranker else None,
+    )
 
 
 def passage_of(found: Found, now_s: float) -> Passage:

@@ -14,7 +14,7 @@ from pydantic import Field
 from ruvllm.schemas.event import Identifier, Instant, RequestEvent, Value
 from ruvllm.schemas.ids import content_id
 from ruvllm.schemas.request import Constraints, Fault, FinishReason, Message, Response, Usage
-from ruvllm.schemas.vector import Vector
+from ruvllm.schemas.vector import Blob, Vector
 
 
 class Origin(Value):
@@ -113,12 +113,22 @@ class Passage(Value):
     age_s: float = 0.0
 
 
+class Candidates(Value):
+    """What the passages were chosen from, as the ranker saw it: what it learns from later."""
+
+    node_ids: tuple[str, ...]
+    graph: Blob = Field(description="their features and those of their pairs (models/attention/packing.py)")
+    likeness: float = Field(description="cosine of the nearest past question")
+    ranker: str | None = Field(default=None, description="the checkpoint that ranked them; none: nothing was learnt")
+
+
 class Retrieval(Value):
     """What memory had on the question, best first, and which memory that was."""
 
     query_vector: Vector
     embedder: str
     passages: tuple[Passage, ...] = ()
+    candidates: Candidates | None = None
     memory_offsets: dict[str, int] = Field(default_factory=dict)
 
 

@@ -43,6 +43,7 @@ class Judged(RequestEvent):
     answer: str
     accepted: str | None = Field(default=None, description="what is known to be right: expected, or a correction")
     served: tuple[Served, ...] = ()
+    candidates: tuple[str, ...] = Field(default=(), description="node ids that the served ones were chosen from")
     tier: str | None = None
     judge_ms: float = Field(default=0.0, ge=0)
 
@@ -88,6 +89,15 @@ class Contribution(Value):
     target: str
     relation: Relation
     amount: float
+
+
+class CandidatesCredited(RequestEvent):
+    """Which candidates deserve the credit for an answer: what the ranker learns from. `time` is when it was asked."""
+
+    kind: ClassVar[str] = "candidates.credited"
+    interaction_id: str
+    revision: int
+    credit: dict[str, float] = Field(default_factory=dict, description="node id -> above 0; the others have none")
 
 
 class ReinforcementState(RequestEvent):

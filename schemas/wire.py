@@ -16,7 +16,7 @@ import orjson
 from pydantic import ValidationError
 
 from ruvllm.errors import InvalidRequest, Undecodable, UnsupportedVersion
-from ruvllm.schemas import flow, memory, outcome, request
+from ruvllm.schemas import flow, memory, outcome, request, training
 from ruvllm.schemas.event import Event, RequestEvent
 from ruvllm.schemas.ids import content_id
 
@@ -57,7 +57,11 @@ EVENTS: tuple[type[Event], ...] = (
     outcome.JudgementDoubted,
     outcome.JudgementSettled,
     outcome.JudgementState,
+    outcome.CandidatesCredited,
     outcome.ReinforcementState,
+    training.TrainingRecorded,
+    training.CheckpointPublished,
+    training.CheckpointChosen,
 )
 """Every event that exists, in the order of the flow."""
 

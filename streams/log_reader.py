@@ -56,6 +56,14 @@ async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
     return set(found)
 
 
+async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
+    """Partition -> offset of what will be written next. Raises BrokerUnavailable."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None)
+    async with connected(bootstrap, consumer):
+        places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
+        return {place.partition: end for place, end in (await consumer.end_offsets(places)).items()}
+
+
 def record_of(message: Any) -> Record:
     """What a consumer delivers, Faust's or aiokafka's, as a record. A header without a value is empty."""
     headers: Mapping[str, bytes] = {name: value or b"" for name, value in message.headers or ()}

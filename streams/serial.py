@@ -8,7 +8,7 @@ the log outlives the process: on opening, state and memory are folded from it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,9 +18,11 @@ import orjson
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.memory_fold import CHANGES, fold
 from ruvllm.agents.outbox import Emit, Outbox
+from ruvllm.agents.rankers import Rankers
 from ruvllm.errors import InvalidConfiguration, RuvllmError
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.request import Ask, Response, constraints_of
+from ruvllm.schemas.training import TrainingRecorded
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import Guard, Retry, give_up, read, stage_events
 from ruvllm.streams.metrics import Metrics
@@ -28,6 +30,7 @@ from ruvllm.streams.owner import Keeper, fold_state
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.settings import Settings, load_settings
 from ruvllm.streams.topology import STAGES, Names, Shape, Stage, topic
+from ruvllm.streams.training import train_attention
 from ruvllm.streams.wiring import Wiring
 
 
@@ -144,6 +147,9 @@ class SerialSystem:
         self.memory = self.wiring.new_memory()
         self.sender = SerialSender(self.log, self.names)
         self._folded = 0
+        self._learnt = 0
+        self.rankers = Rankers()
+        self.wiring.ranker = self.rankers.current
         self._positions: dict[str, int] = dict(self.log.positions)
         self._keepers: dict[tuple[str, int], Keeper] = {}
         self._guards = {
@@ -191,6 +197,20 @@ class SerialSystem:
             for record in self.log.topics.get(kafka_topic, [])
             if record.value is not None
         ]
+
+    async def train_attention(self, *, seed: int = 1) -> TrainingRecorded:
+        """A training run over the log, as the learn process makes one; what it recorded."""
+
+        async def read_topic(name: str) -> AsyncIterator[Record]:
+            for record in self.log.topics.get(self.names.topic(name), []):
+                yield record
+
+        events = await train_attention(read_topic, self.clock, seed=seed)
+        await self.send(*events)
+        self._fold_memory()
+        recorded = events[0]
+        assert isinstance(recorded, TrainingRecorded)
+        return recorded
 
     def responses(self, request_id: str | None = None) -> list[Response]:
         """The terminal responses, of one request id or of all."""
@@ -268,6 +288,10 @@ class SerialSystem:
         while self._folded < len(changes):
             fold(self.memory, read(changes[self._folded], CHANGES), changes[self._folded].offset)  # type: ignore[arg-type]
             self._folded += 1
+        recorded = self.log.topics.get(self.names.topic("training.recorded"), [])
+        while self._learnt < len(recorded):
+            self.rankers.apply(read(recorded[self._learnt], topic("training.recorded").events))
+            self._learnt += 1
 
     def _restore(self) -> None:
         self._fold_memory()

@@ -92,6 +92,8 @@ class LearningSettings(Section):
     write_back: float = Field(default=0.8, ge=0, le=1, description="quality from which an answer is remembered")
     same: float = Field(default=0.97, ge=0, le=1, description="cosine from which two questions may be one")
     costly_judge: bool = Field(default=True, description="ask the largest tier where the cheap judge wavers")
+    train_every_s: float = Field(default=300.0, gt=0, description="how often to look whether to train the ranker")
+    train_after: int = Field(default=200, ge=1, description="judged answers since the last run that make another one")
     judged_kept: int = Field(default=1_000, ge=1, description="by partition: interactions that feedback still reaches")
     learnt_kept: int = Field(default=20_000, ge=1, description="by partition: interactions whose effect can be revised")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from ruvllm.schemas import flow, memory, outcome, request
+from ruvllm.schemas import flow, memory, outcome, request, training
 from ruvllm.schemas.event import Event
 
 Process = Literal["answer", "pool", "learn"]
@@ -101,6 +101,13 @@ TOPICS: tuple[Topic, ...] = (
     Topic("judgement.doubted", (outcome.JudgementDoubted,), Keeping.PASSING, "what the cheap judge wavers on"),
     Topic("judgement.settled", (outcome.JudgementSettled,), Keeping.PASSING, "what a large model said of it"),
     Topic("judgement.state", (outcome.JudgementState,), Keeping.STATE, "what the judge knows of each request"),
+    Topic("candidates.credited", (outcome.CandidatesCredited,), Keeping.LOG, "what the ranker learns from"),
+    Topic(
+        "training.recorded",
+        (training.TrainingRecorded, training.CheckpointPublished, training.CheckpointChosen),
+        Keeping.LOG,
+        "runs, what they learnt, and what serves since",
+    ),
     Topic("reinforcement.state", (outcome.ReinforcementState,), Keeping.STATE, "what memory learnt from each"),
 )
 
@@ -170,7 +177,7 @@ STAGES: tuple[Stage, ...] = (
         "learn",
         Shape.OWNER,
         ("outcome.judged",),
-        ("memory.changed", "reinforcement.state"),
+        ("memory.changed", "candidates.credited", "reinforcement.state"),
         "Loop A: what an outcome means for edges and nodes",
         state="reinforcement.state",
         recalls=True,

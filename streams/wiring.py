@@ -18,7 +18,7 @@ from ruvllm.agents.generate import GenerationRules, generate
 from ruvllm.agents.intake import Limits, accept_feedback, accept_request
 from ruvllm.agents.judge import JudgeDesk, JudgeRules, settle
 from ruvllm.agents.reinforce import Reinforcement, ReinforcementRules
-from ruvllm.agents.retrieve import MemorySource, retrieve
+from ruvllm.agents.retrieve import MemorySource, Ranker, retrieve
 from ruvllm.agents.route import route
 from ruvllm.errors import ModelUnavailable, RuvllmError, WrongHash
 from ruvllm.models.attention.finding import RetrievalRules
@@ -64,6 +64,7 @@ class Wiring:
         self.settings = settings
         self.clock = clock
         self.memory: MemorySource | None = None  # set by whoever follows the log of memory
+        self.ranker: Callable[[], Ranker | None] = lambda: None  # set by whoever follows the log of training
 
     # --- resources --------------------------------------------------------------------------------
 
@@ -210,7 +211,7 @@ class Wiring:
     async def _retrieve(self, event: Event, _: Origin) -> Event:
         assert isinstance(event, Admitted)
         assert self.memory is not None
-        return await retrieve(event, self.memory, self.embedder, self._retrieval_rules, self.clock)
+        return await retrieve(event, self.memory, self.embedder, self._retrieval_rules, self.clock, self.ranker())
 
     async def _route(self, event: Event, _: Origin) -> Event:
         assert isinstance(event, Retrieved)

@@ -16,12 +16,14 @@ import orjson
 import structlog
 from aiohttp import web
 
+from ruvllm.streams.attention_trainer import AttentionTrainer
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import Guard, Retry
 from ruvllm.streams.health import Health, serve_health
 from ruvllm.streams.memory_view import MemoryView
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.owner import PartitionOwner
+from ruvllm.streams.ranker_view import RankerView
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings
 from ruvllm.streams.stage_app import Owners, StageApp
@@ -51,6 +53,8 @@ class Worker:
         self.names = self.wiring.names
         self.sender = Sender(bootstrap, self.names, source=f"{self.name}-{os.getpid()}")
         self.view: MemoryView | None = None
+        self.rankers: RankerView | None = None
+        self.trainer: AttentionTrainer | None = None
         self._running: list[tuple[StageApp, Owners | None]] = []
 
     async def run(self, *, ready_file: Path | None = None) -> int:
@@ -89,8 +93,14 @@ class Worker:
             await self.view.start()
             await self.view.wait_ready(MEMORY_WAIT_S)
             checks["memory"] = lambda: self.view is not None and self.view.ready
+            self.rankers = RankerView(self.bootstrap, self.names)
+            self.wiring.ranker = self.rankers.rankers.current
+            await self.rankers.start()
         for stage in self.stages:
             self._running.append(self._bind(stage))
+        if any(s.name == "reinforce" for s in self.stages):
+            self.trainer = self._new_trainer()
+            await self.trainer.start()
         health = Health(self.process, self.metrics, self._running, checks)
         port = getattr(self.settings.workers, f"{self.process}_port")
         serving = await serve_health(health, self.metrics, port)
@@ -130,6 +140,20 @@ class Worker:
 
         return Owners(stage, make, is_mine, self.metrics)
 
+    def _new_trainer(self) -> AttentionTrainer:
+        assert self.rankers is not None
+        (app,) = (app for app, _ in self._running if app.stage.name == "reinforce")
+        lead = self.names.consumed(app.stage)[0]
+        return AttentionTrainer(
+            self.bootstrap,
+            self.sender,
+            self.clock,
+            self.rankers,
+            is_leader=lambda: app.is_mine(lead, 0),
+            every_s=self.settings.learning.train_every_s,
+            after=self.settings.learning.train_after,
+        )
+
     def _new_view(self) -> MemoryView:
         embedder = self.wiring.embedder
         return MemoryView(
@@ -166,8 +190,9 @@ class Worker:
                 log.warning("drain_incomplete", stage=app.stage.name, open=app.open_deliveries())
             if owners is not None:
                 await owners.stop()
-        if self.view is not None:
-            await self.view.stop()
+        for part in (self.trainer, self.rankers, self.view):
+            if part is not None:
+                await part.stop()
         await self.wiring.close()
         await self.sender.stop()
 

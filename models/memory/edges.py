@@ -114,4 +114,5 @@ def contributed(edge: Edge, client: str, amount: float, at: float, outcomes: int
     reference = max(edge.learnt_at, at)
     sums = {c: moved(s, edge.learnt_at, reference, half_life_s) for c, s in edge.learnt.items()}
     sums[client] = sums.get(client, 0.0) + moved(amount, at, reference, half_life_s)
-    return replace(edge, learnt=sums, learnt_at=reference, outcomes=edge.outcomes + outcomes, pruned=edge.pruned and amount <= 0)
+    pruned = edge.pruned and amount <= 0
+    return replace(edge, learnt=sums, learnt_at=reference, outcomes=edge.outcomes + outcomes, pruned=pruned)

@@ -44,7 +44,7 @@ def _values(kind: Any, limits: list[Any]) -> st.SearchStrategy[Any]:
     """Values of an annotation; `limits` are pydantic's constraints on it."""
     origin, parts = get_origin(kind), get_args(kind)
     if any(isinstance(limit, PlainValidator) for limit in limits):
-        return VECTORS
+        return st.binary(max_size=8) if kind is bytes else VECTORS
     if origin is Annotated:
         inner = [m for part in parts[1:] for m in (part.metadata if isinstance(part, FieldInfo) else [part])]
         return _values(parts[0], [*limits, *inner])

@@ -45,6 +45,7 @@ from ruvllm.schemas.memory import (
     RemoveDocument,
 )
 from ruvllm.schemas.outcome import (
+    CandidatesCredited,
     Contribution,
     Judged,
     JudgementDoubted,
@@ -54,10 +55,12 @@ from ruvllm.schemas.outcome import (
     Served,
 )
 from ruvllm.schemas.request import Ask, Constraints, Fault, Message, Rate, Response, Source, Usage
+from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, TrainingRecorded, Verdict
 
 TIME = datetime(2031, 5, 17, 9, 0, 0, 250_000, tzinfo=UTC)
 VECTOR = np.array([0.0, -1.25, 3.0e-8, 0.1], dtype=np.float32)
 IDENTITY = {"tenant": "harbour", "session": "tour", "request_id": "r-1", "time": TIME}
+RUN = {"tenant": "harbour", "time": TIME, "learner": "attention"}
 MEMORY = {"tenant": "harbour", "time": TIME, "change_id": "ch-1"}
 
 CONSTRAINTS = Constraints(
@@ -213,6 +216,7 @@ JUDGED = Judged(
     answer="Osk.",
     accepted="Osk",
     served=(Served(node_id="n-1", node_kind="document", similarity=0.5, support=0.75, via=("e-1",)),),
+    candidates=("n-1", "n-2"),
     tier="135m",
     judge_ms=1.5,
 )
@@ -325,6 +329,7 @@ SAMPLES: tuple[Event, ...] = (
     ),
     JudgementSettled(**IDENTITY, interaction_id="ix-1", log_odds=-1.25, model="135m", judge_ms=850.5),
     JudgementState(**IDENTITY, interaction=INTERACTION, ratings=(RATING,), outcome=JUDGED),
+    CandidatesCredited(**IDENTITY, interaction_id="ix-1", revision=1, credit={"n-1": 0.5}),
     ReinforcementState(
         **IDENTITY,
         interaction_id="ix-1",
@@ -332,6 +337,20 @@ SAMPLES: tuple[Event, ...] = (
         contributions={"e-1": Contribution(source="n-1", target="n-2", relation="co_retrieved", amount=-0.25)},
         nodes=("q-1",),
     ),
+    TrainingRecorded(
+        **RUN,
+        run_id="run-1",
+        offsets={"interaction.recorded": {"0": 7}},
+        seed=1,
+        configuration={"epochs": 12.0},
+        versions={"torch": "2.6"},
+        examples=30,
+        verdict=Verdict(passed=True, gain=0.125, error=0.03125, questions=30),
+        checkpoint="ckpt-1",
+        seconds=1.5,
+    ),
+    CheckpointPublished(**RUN, checkpoint="ckpt-1", run_id="run-1", parameters=b"\x00\x01"),
+    CheckpointChosen(**RUN, checkpoint="ckpt-1", reason="gain 0.125 on 30 questions"),
 )
 BY_KIND = {event.kind: event for event in SAMPLES}
 

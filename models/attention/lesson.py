@@ -1,0 +1,24 @@
+"""What a training run is handed and what it hands back, as plain values: they cross to a child process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A judged question: its packed candidate graph, and what credit each candidate deserves."""
+
+    graph: bytes
+    credit: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """`parameters`: packed, None if the gate held them back. `gain`, `error`: in credit among the first five."""
+
+    parameters: bytes | None
+    passed: bool
+    gain: float
+    error: float
+    questions: int

@@ -1,0 +1,33 @@
+"""One training run of the ranker, from lessons to a gated checkpoint. It needs torch and runs in a child process.
+
+Invariant: the same lessons and seed give the same bytes on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from ruvllm.models.attention.gate import gate
+from ruvllm.models.attention.graph_attention import Shape
+from ruvllm.models.attention.lesson import Lesson, Result
+from ruvllm.models.attention.packing import pack_parameters, unpack_graph
+from ruvllm.models.attention.training import Example, Schedule, train
+
+
+def run(lessons: Sequence[Lesson], seed: int) -> Result:
+    """Train behind the gate, on one thread: results must not hang on how many cores there are."""
+    torch.set_num_threads(1)
+    examples = [Example(unpack_graph(lesson.graph), np.array(lesson.credit, np.float32)) for lesson in lessons]
+    fit = partial(train, seed=seed)
+    verdict = gate(examples, fit, seed=seed)
+    parameters = pack_parameters(fit(examples), Shape()) if verdict.passed else None
+    return Result(parameters, verdict.passed, verdict.gain, verdict.error, verdict.questions)
+
+
+def configuration() -> dict[str, float]:
+    """What a run's result depends on beside its lessons and seed."""
+    return {name: float(value) for name, value in {**vars(Schedule()), **vars(Shape())}.items()}

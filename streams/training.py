@@ -1,0 +1,95 @@
+"""Training runs over the log: read what was judged, learn in a child process, publish what passed the gate.
+
+Invariant: a run is recorded with the offsets that it read to, its seed and its configuration, whether or
+not its checkpoint was good enough to serve; what serves changes by an event and by nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import math
+import multiprocessing
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from ruvllm.agents.clock import Clock
+from ruvllm.agents.rankers import lessons
+from ruvllm.errors import MissingRequirement
+from ruvllm.schemas.event import Event
+from ruvllm.schemas.flow import Interaction
+from ruvllm.schemas.ids import content_id, new_id
+from ruvllm.schemas.outcome import CandidatesCredited
+from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, TrainingRecorded, Verdict
+from ruvllm.streams.guard import read
+from ruvllm.streams.records import Record
+
+MOST_LESSONS = 5_000
+
+ReadTopic = Callable[[str], AsyncIterator[Record]]
+"""A topic of the flow by its name -> its records to the end it has now, each partition in order."""
+E = TypeVar("E", bound=Event)
+
+
+async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> list[Event]:
+    """One run over the whole log; the events that record it, to be sent in order.
+
+    Raises MissingRequirement without torch.
+    """
+    offsets: dict[str, dict[str, int]] = {}
+    interactions = await _events(read_topic, Interaction, offsets)
+    credited = await _events(read_topic, CandidatesCredited, offsets)
+    learnt_from = lessons(interactions, credited, most=MOST_LESSONS)
+    started = time.perf_counter()
+    run_id = new_id()
+    try:
+        from ruvllm.models.attention.run import configuration, run  # noqa: PLC0415  # torch
+    except ModuleNotFoundError as error:
+        raise MissingRequirement(
+            f"training needs {error.name}, which is not installed", hint="Install ruvllm[train]."
+        ) from error
+    spawning = multiprocessing.get_context("spawn")  # a fork would share threads and their locks
+    with ProcessPoolExecutor(1, mp_context=spawning) as child:
+        result = await asyncio.get_running_loop().run_in_executor(child, run, learnt_from, seed)
+    checkpoint = None if result.parameters is None else content_id("ckpt", "attention", result.parameters.hex())
+    said = f"gain {result.gain:+.3f} on {result.questions} held-out questions"
+    events: list[Event] = [
+        TrainingRecorded(
+            time=clock.now(),
+            learner="attention",
+            run_id=run_id,
+            offsets=offsets,
+            seed=seed,
+            configuration=configuration(),
+            versions={name: importlib.metadata.version(name) for name in ("torch", "numpy")},
+            examples=len(learnt_from),
+            verdict=Verdict(
+                passed=result.passed,
+                gain=result.gain,
+                error=result.error if math.isfinite(result.error) else None,
+                questions=result.questions,
+            ),
+            checkpoint=checkpoint,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+    ]
+    if checkpoint is not None and result.parameters is not None:
+        of_it = {"time": clock.now(), "learner": "attention", "checkpoint": checkpoint}
+        events.append(CheckpointPublished(**of_it, run_id=run_id, parameters=result.parameters))
+        events.append(CheckpointChosen(**of_it, reason=said))
+    return events
+
+
+async def _events(read_topic: ReadTopic, kind: type[E], offsets: dict[str, dict[str, int]]) -> list[E]:
+    """All events of a topic, and in `offsets` the end of what was read."""
+    ends = offsets.setdefault(kind.topic, {})
+    events: list[E] = []
+    async for record in read_topic(kind.topic):
+        event = read(record, (kind,))
+        assert isinstance(event, kind)
+        events.append(event)
+        partition = str(record.partition or 0)
+        ends[partition] = max(ends.get(partition, 0), record.offset + 1)
+    return events
