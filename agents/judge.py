@@ -17,7 +17,7 @@ from typing import Any
 
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.outbox import Outbox
-from ruvllm.errors import InvalidRequest
+from ruvllm.errors import DeadlineExceeded, InvalidRequest
 from ruvllm.models.judge.asking import choice
 from ruvllm.models.judge.item import Item, Judgement
 from ruvllm.models.judge.item import Served as Shown
@@ -191,8 +191,8 @@ class JudgeDesk:
 
 async def settle(
     event: JudgementDoubted, pool: Pool, templates: dict[str, ChatTemplate], clock: Clock, *, time_budget_s: float
-) -> JudgementSettled:
-    """Ask the largest tier whether the text says so."""
+) -> JudgementSettled | None:
+    """Ask the largest tier whether the text says so; None if requests kept it busy: the cheap word stands."""
     tier = pool.tiers[-1]
     item = Item(
         event.question,
@@ -205,7 +205,10 @@ async def settle(
     doubted = Judgement(0.5, 0.5, (), support, "cheap")
     started = time.perf_counter()
     asked = choice(item, doubted, templates[tier], time_budget_s=time_budget_s)
-    log_odds = await pool.log_odds(tier, asked)
+    try:
+        log_odds = await pool.log_odds(tier, asked)
+    except DeadlineExceeded:
+        return None
     return JudgementSettled(
         tenant=event.tenant,
         session=event.session,

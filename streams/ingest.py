@@ -116,7 +116,7 @@ async def ingest(
             ) from error
     try:
         async with asyncio.timeout(give_up_at - time.monotonic()):
-            await _until_folded(bootstrap, names, _furthest(done))
+            await until_folded(bootstrap, names, _furthest(done))
     except TimeoutError as error:
         raise RuvllmError(
             "the documents are in the log, but no view of memory has folded them yet",
@@ -143,7 +143,7 @@ async def _until_processed(
                 progress(event)
 
 
-async def _until_folded(bootstrap: str, names: Names, offsets: Mapping[str, int]) -> None:
+async def until_folded(bootstrap: str, names: Names, offsets: Mapping[str, int]) -> None:
     """Until every living view of memory has folded up to `offsets`, and there is one at least."""
     while True:
         views: dict[str, MemoryFolded] = {}

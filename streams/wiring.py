@@ -221,10 +221,11 @@ class Wiring:
         assert isinstance(event, Routed)
         return await generate(event, self.pool, self.templates, self._generation_rules, self.clock)
 
-    async def _verify(self, event: Event, _: Origin) -> Event:
+    async def _verify(self, event: Event, _: Origin) -> Sequence[Event]:
         assert isinstance(event, JudgementDoubted)
         budget_s = self.settings.generation.time_budget_s
-        return await settle(event, self.pool, self.templates, self.clock, time_budget_s=budget_s)
+        settled = await settle(event, self.pool, self.templates, self.clock, time_budget_s=budget_s)
+        return (settled,) if settled else ()
 
     @cached_property
     def _retrieval_rules(self) -> RetrievalRules:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from ruvllm.errors import ModelCrashed, PromptTooLong, UnknownTier
+from ruvllm.errors import DeadlineExceeded, ModelCrashed, PromptTooLong, UnknownTier
 from ruvllm.models.pool.job import Choice, Completion, Generator, Job
 from ruvllm.models.pool.token_estimate import CountTokens, bound_tokens, estimate_tokens
 
 T = TypeVar("T")
+QUIET_S = 2.0
+"""What is not for a waiting user begins when nobody was answered for so long."""
 
 
 class Pool:
@@ -23,6 +26,8 @@ class Pool:
 
     def __init__(self, tiers: Mapping[str, Generator]) -> None:
         self._generators = dict(tiers)
+        self._answering = 0
+        self._answered_at = -math.inf
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -37,22 +42,34 @@ class Pool:
         generator = self._generator(tier)
         clock = asyncio.get_running_loop().time
         deadline = clock() + job.time_budget_s
+        self._answering += 1
         try:
-            return await generator.generate(job)
-        except ModelCrashed:
-            left = deadline - clock()
-            if left <= 0:
-                raise
-        again = await generator.generate(dataclasses.replace(job, time_budget_s=left))
-        return dataclasses.replace(again, attempts=again.attempts + 1)
+            try:
+                return await generator.generate(job)
+            except ModelCrashed:
+                left = deadline - clock()
+                if left <= 0:
+                    raise
+            again = await generator.generate(dataclasses.replace(job, time_budget_s=left))
+            return dataclasses.replace(again, attempts=again.attempts + 1)
+        finally:
+            self._answering -= 1
+            self._answered_at = clock()
 
     async def log_odds(self, tier: str, choice: Choice) -> float:
-        """Weigh a choice (job.py); after a crash once more in what is left of its time. Raises as `generate`."""
+        """Weigh a choice (job.py) once nobody has been answered for a moment: all tiers share the same cores.
+
+        After a crash once more in what is left of its time. Raises as `generate`.
+        """
         generator = self._generator(tier)
         clock = asyncio.get_running_loop().time
         deadline = clock() + choice.time_budget_s
+        while self._answering or clock() - self._answered_at < QUIET_S:
+            if clock() > deadline:
+                raise DeadlineExceeded(f"requests kept tier {tier} busy for {choice.time_budget_s:.0f} s")
+            await asyncio.sleep(QUIET_S / 10)
         try:
-            return await generator.log_odds(choice)
+            return await generator.log_odds(dataclasses.replace(choice, time_budget_s=deadline - clock()))
         except ModelCrashed:
             left = deadline - clock()
             if left <= 0:

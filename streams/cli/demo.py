@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +19,24 @@ from ruvllm.streams.cli.documents import bar, summarise
 from ruvllm.streams.cli.service import broker_of
 from ruvllm.streams.settings import Settings
 
+if TYPE_CHECKING:
+    from ruvllm.streams.lineage import Learnt
+
+
+@dataclass(frozen=True)
+class News:
+    """Something that happened since the documents were written."""
+
+    question: str
+    correction: str
+    in_other_words: str
+
+
+NEWS = News(
+    "Who keeps the night watch at the market stone of Ommerlisk this week?",
+    "This week Sela Marr keeps the night watch at the market stone of Ommerlisk.",
+    "At the market stone of Ommerlisk, who has the night watch this week?",
+)
 QUESTIONS = ("q01", "q09", "q17", "q29", "q33")
 """Three that one passage answers and two that need two, of the packaged forty."""
 
@@ -60,6 +79,7 @@ def demo(
             processes.start()
         _ingest(here, bootstrap)
         run(_ask(here.settings, console, bootstrap))
+        run(_teach(here.settings, console, bootstrap))
         run(_show_topics(here.settings, console, bootstrap))
         _farewell(here, console, bootstrap)
     except BaseException:
@@ -119,6 +139,47 @@ async def _ask(settings: Settings, console: Console, bootstrap: str) -> None:
         console.print(f"? {unanswerable[-1]}", style="cyan")
         show(console, await client.ask(unanswerable[-1], session=f"u-{visit}", max_tokens=64))
         console.print(f"\n{right} of {len(QUESTIONS)} hold the expected answer; all forty: `ruvllm eval answers`")
+
+
+async def _teach(settings: Settings, console: Console, bootstrap: str) -> None:
+    """Correct an answer, show what memory makes of that, and ask again in other words."""
+    from ruvllm.schemas.ids import new_id
+    from ruvllm.streams.client import Client
+    from ruvllm.streams.ingest import until_folded
+    from ruvllm.streams.lineage import learnt_from
+    from ruvllm.streams.wiring import names_of
+
+    names = names_of(settings)
+    visit = new_id()
+    console.rule("learning")
+    async with Client(bootstrap, settings=settings) as client:
+        console.print(f"? {NEWS.question}", style="cyan")
+        answer = await client.ask(NEWS.question, session=f"news-{visit}", max_tokens=48)
+        show(console, answer)
+        console.print(Text.assemble(("! ", "bold"), NEWS.correction, (" (a correction, as feedback)", "dim")))
+        await client.feedback(answer, session=f"news-{visit}", correction=NEWS.correction)
+        learnt = await learnt_from(bootstrap, names, answer.interaction_id, by="task")
+        for line in told(learnt):
+            console.print(Text(f"  {line}", style="dim"))
+        await until_folded(bootstrap, names, learnt.offsets)
+        console.print(f"? {NEWS.in_other_words}", style="cyan")
+        show(console, await client.ask(NEWS.in_other_words, session=f"again-{visit}", max_tokens=48))
+
+
+def told(learnt: Learnt) -> Iterator[str]:
+    """What an interaction has changed in memory, a line for each change."""
+    from ruvllm.schemas.memory import EdgeContributed, NodeAdded, NodeRetracted
+
+    outcome = learnt.outcome
+    yield f"judged {outcome.quality:.2f} by the {outcome.by} judge: {' '.join(outcome.reasons)}"
+    for change in learnt.changes:
+        if isinstance(change, NodeAdded):
+            yield f"+ {change.node_kind} {change.node_id[:10]}: {change.text}"
+        elif isinstance(change, NodeRetracted):
+            yield f"- node {change.node_id[:10]}: {change.reason}"
+        elif isinstance(change, EdgeContributed):
+            ends = f"{change.source[:10]} {change.relation} {change.target[:10]}"
+            yield f"  edge {ends}: strength {change.amount:+.2f}"
 
 
 async def _show_topics(settings: Settings, console: Console, bootstrap: str) -> None:

@@ -5,12 +5,14 @@ import asyncio
 import pytest
 
 from ruvllm.agents.judge import JudgeDesk, JudgeRules, settle
+from ruvllm.errors import DeadlineExceeded
 from ruvllm.models.embedding import HashingEmbedder
 from ruvllm.models.judge.judge import Judge
 from ruvllm.models.judge.weights import packaged_weights
 from ruvllm.models.pool.chat_template import TEMPLATES
 from ruvllm.models.pool.echo import EchoGenerator
-from ruvllm.models.pool.pool import Pool
+from ruvllm.models.pool.job import Choice, Job, Segment
+from ruvllm.models.pool.pool import QUIET_S, Pool
 from ruvllm.schemas.flow import Generation, Origin, RatingAccepted
 from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState
 from tests.manual_clock import START, ManualClock
@@ -192,3 +194,23 @@ WAVERING = [
     "The lamp is kept by a keeper.",
     "Perhaps Osk keeps it, perhaps Tern.",
 ]
+
+
+async def test_a_large_model_is_not_asked_while_users_wait_for_answers():
+    # given a pool that is busy with an answer; when an opinion is wanted; then it comes after the answer and a pause
+    pool = Pool({"small": EchoGenerator(delay_s=0.3)})
+    prompt = (Segment("Who?", control=False),)
+    job = Job(prompt, max_tokens=4, temperature=0, top_p=1, seed=1, context_tokens=64, time_budget_s=5)
+    doubt = Choice(prompt, ("Yes",), ("No",), context_tokens=64, time_budget_s=10)
+    started = asyncio.get_running_loop().time()
+    answer = asyncio.create_task(pool.generate("small", job))
+    await asyncio.sleep(0)
+    await pool.log_odds("small", doubt)
+    assert answer.done()
+    assert asyncio.get_running_loop().time() - started >= 0.3 + QUIET_S
+    # and when there is no quiet in its time; then the doubt stays
+    answer = asyncio.create_task(pool.generate("small", job))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="busy"):
+        await pool.log_odds("small", Choice(prompt, ("Yes",), ("No",), context_tokens=64, time_budget_s=0.1))
+    await answer

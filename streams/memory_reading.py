@@ -1,0 +1,141 @@
+"""Memory as a command sees it: folded once, to what is the log's end now.
+
+Invariant: nobody is disturbed. There is no consumer group, nothing is reported to `memory.folded`, and of
+the workers' snapshots files are read only. What comes out is what a worker's view would hold at the same
+offsets: the same snapshot's loader, the same fold, and what a worker leaves out is left out here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from ruvllm.agents.memory_fold import CHANGES, fold
+from ruvllm.errors import InvalidConfiguration, RuvllmError
+from ruvllm.models.memory.snapshot import load_latest
+from ruvllm.models.memory.store import Memory
+from ruvllm.streams.connection import connected
+from ruvllm.streams.guard import read
+from ruvllm.streams.log_reader import partitions_of, record_of
+from ruvllm.streams.records import Record
+from ruvllm.streams.serial import SerialLog
+from ruvllm.streams.topics import admin
+from ruvllm.streams.topology import Names
+
+log = structlog.get_logger(__name__)
+
+NewMemory = Callable[[], Memory]
+Spans = dict[str, tuple[int, int]]
+"""Partition -> first and next offset."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A memory and the records that it is the fold of: those below `offsets` of the log `log_id`.
+
+    `snapshot` is the folder that it started from, if any; `folded` counts the changes read after that and
+    `left_out` those of them that no fold takes.
+    """
+
+    memory: Memory
+    log_id: str
+    spans: Spans
+    offsets: dict[str, int]
+    snapshot: Path | None = None
+    folded: int = 0
+    left_out: int = 0
+
+
+async def fold_to_end(bootstrap: str, names: Names, new_memory: NewMemory, state_folder: Path) -> Folded:
+    """Fold `memory.changed` from the newest sound snapshot below `state_folder` (one folder a worker) and the tail.
+
+    Raises BrokerUnavailable if there is no broker or no such topic.
+    """
+    topic = names.topic("memory.changed")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        isolation_level="read_committed",
+        auto_offset_reset="none",
+        max_partition_fetch_bytes=4 * 1024 * 1024,
+    )
+    async with connected(bootstrap, consumer):
+        places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
+        beginnings = await consumer.beginning_offsets(places)
+        ends = await consumer.end_offsets(places)
+        spans = {str(t.partition): (beginnings[t], ends[t]) for t in places}
+        log_id = await log_id_of(bootstrap, topic)
+        memory, positions, snapshot = await asyncio.to_thread(_start, state_folder, log_id, spans, new_memory)
+        consumer.assign(places)
+        for place in places:
+            consumer.seek(place, positions.get(str(place.partition), beginnings[place]))
+        folded = left_out = 0
+        while any([await consumer.position(place) < ends[place] for place in places]):
+            for messages in (await consumer.getmany(timeout_ms=100, max_records=500)).values():
+                folded += len(messages)
+                left_out += _fold(memory, map(record_of, messages))
+        reached = {str(place.partition): await consumer.position(place) for place in places}
+    offsets = {partition: offset for partition, offset in reached.items() if offset}
+    return Folded(memory, log_id, spans, offsets, snapshot, folded, left_out)
+
+
+def fold_file(file: Path, names: Names, new_memory: NewMemory) -> Folded:
+    """Fold the memory of a serial log's file. Raises InvalidConfiguration if there is none or it cannot be read."""
+    if not file.is_file():
+        raise InvalidConfiguration(f"{file} does not exist", hint="`ruvllm ingest --serial-log FILE` makes such a log.")
+    serial = SerialLog(file)
+    serial.close()
+    records = serial.topics.get(names.topic("memory.changed"), [])
+    memory = new_memory()
+    left_out = _fold(memory, records)
+    end = len(records)
+    offsets = {"0": end} if end else {}
+    return Folded(memory, f"file/{file.absolute()}", {"0": (0, end)}, offsets, None, end, left_out)
+
+
+async def log_id_of(bootstrap: str, topic: str) -> str:
+    """Which log this is, as snapshots name it: a cluster's id is drawn when its storage is formatted."""
+    async with admin(bootstrap) as client:
+        cluster = await client.describe_cluster()
+    return f"{cluster.get('cluster_id')}/{topic}"
+
+
+def _fold(memory: Memory, records: Iterable[Record]) -> int:
+    """Fold records; how many were left out, as `MemoryView` leaves them out."""
+    left_out = 0
+    for record in records:
+        try:
+            fold(memory, read(record, CHANGES), record.offset)  # type: ignore[arg-type]
+        except RuvllmError as error:
+            log.warning("memory_change_left_out", partition=record.partition, offset=record.offset, error=str(error))
+            left_out += 1
+    return left_out
+
+
+def _start(
+    state_folder: Path, log_id: str, spans: Mapping[str, tuple[int, int]], new_memory: NewMemory
+) -> tuple[Memory, dict[str, int], Path | None]:
+    """The memory and offsets to go on from, and the worker's folder they were found in."""
+    empty = new_memory()
+    for folder in _latest_first(state_folder):
+        found = load_latest(
+            folder, log_id=log_id, spans=spans, embedder=empty.embedder, dimension=empty.dimension
+        )
+        if found is not None:
+            return *found, folder
+    return empty, {}, None
+
+
+def _latest_first(state_folder: Path) -> list[Path]:
+    """Workers' folders that hold a snapshot, the one written last first. A worker may change them meanwhile."""
+    ages: dict[Path, float] = {}
+    for folder in state_folder.glob("*/"):
+        written = [manifest.stat().st_mtime for manifest in folder.glob("*/manifest.json") if manifest.exists()]
+        if written:
+            ages[folder] = max(written)
+    return sorted(ages, key=lambda folder: -ages[folder])
