@@ -11,13 +11,14 @@ serving saw.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ruvllm.models.memory.lexicon import Lexicon, terms_of, words_of
+from ruvllm.models.memory.lexicon import Lexicon, Wording, terms_of, words_of
 
 Float32s = NDArray[np.float32]
 
@@ -140,24 +141,14 @@ def candidate_graph(
     missing = (1.0 - holds) * share  # (m, terms): what each leaves open
     pairs[:, 1:, _AT["completes"]] = holds @ missing[strongest].T
     pairs[:, 1:, _AT["completed"]] = missing @ holds[strongest].T
-    titles = [s.title if len(s.title) > 2 else None for s in said]
+    pairs[:, 1:, _AT["same_topic"]] = _names_in_common(said, strongest, lexicon)
+    pairs[:, 1:, _AT["cites"]], pairs[:, 1:, _AT["cited by"]] = _citations(said, strongest)
     for column, seed in enumerate(strongest, start=1):
-        other = said[seed]
-        shared_names = dict.fromkeys(other.names)
-        for row in range(count):
-            if row == seed:
-                neighbours[row, column] = -1
-                pairs[row, column] = 0.0
-                continue
-            cell = pairs[row, column]
-            mine = said[row]
-            weight = sum(lexicon.shared_weight(name) for name in mine.names if name in shared_names)
-            cell[_AT["same_topic"]] = min(weight, NAMES_IN_FULL) / NAMES_IN_FULL
-            if titles[row] != titles[seed]:
-                cell[_AT["cites"]] = titles[row] is not None and f" {titles[row]} " in other.words
-                cell[_AT["cited by"]] = titles[seed] is not None and f" {titles[seed]} " in mine.words
+        for row in range(count) if links else ():
             for link in links.get((pool.ids[row], pool.ids[seed])) or links.get((pool.ids[seed], pool.ids[row])) or ():
-                _put_link(cell, link)
+                _put_link(pairs[row, column], link)
+        neighbours[seed, column] = -1
+        pairs[seed, column] = 0.0
     return CandidateGraph(nodes, neighbours, pairs)
 
 
@@ -198,6 +189,32 @@ def _similarities(pairs: Float32s, vector: Float32s, pool: Pool, strongest: Sequ
     pairs[..., _AT["residual"]] = all_of @ residual[strongest].T
     pairs[..., _AT["residual, the other way round"]] = residual @ seeds.T
     pairs[..., _AT["sum"]] = all_of @ _unit(vector[None, :] + seeds).T
+
+
+def _names_in_common(said: Sequence[Wording], strongest: Sequence[int], lexicon: Lexicon) -> NDArray[np.float64]:
+    """(m, s): the weight of the names that two share, as a share of what is full weight."""
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, passage in enumerate(said):
+        for name in passage.names:
+            rows_of[name].append(row)
+    weight_of = {name: lexicon.shared_weight(name) for name, rows in rows_of.items() if len(rows) > 1}
+    sums = [[0.0] * len(strongest) for _ in said]
+    for column, seed in enumerate(strongest):
+        for name in said[seed].names:
+            if weight := weight_of.get(name):
+                for row in rows_of[name]:
+                    sums[row][column] += weight
+    return np.minimum(np.array(sums, np.float64), NAMES_IN_FULL) / np.float64(NAMES_IN_FULL)
+
+
+def _citations(said: Sequence[Wording], strongest: Sequence[int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Two (m, s): the seed names the candidate's title, and the other way round; not among those of one title."""
+    keys = [f" {passage.title} " if len(passage.title) > 2 else "\n" for passage in said]  # no text has a line end
+    texts = [passage.words for passage in said]
+    both = list(zip(keys, texts, strict=True))
+    cites = [[key in texts[seed] and key != keys[seed] for seed in strongest] for key in keys]
+    cited = [[keys[seed] in text and key != keys[seed] for seed in strongest] for key, text in both]
+    return np.array(cites), np.array(cited)
 
 
 def _put_link(cell: Float32s, link: Link) -> None:

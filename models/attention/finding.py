@@ -11,7 +11,7 @@ edge of a good hit, and did not answer a question like this one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,11 +103,13 @@ def find(
     if not memory.holds(tenant):
         return Finding((), EMPTY, candidate_graph(question, vector, EMPTY, Lexicon(), {}), 0.0)
     with memory.lock:  # one moment of memory
-        led = _led_to(memory, tenant, vector, rules, now_s)
+        hits = _hits(memory, tenant, vector, rules, where)
+        seeds = hits if not where else _hits(memory, tenant, vector, rules, None)
+        led = _led_to(memory, tenant, seeds[: rules.seeds], rules, now_s)
         likeness, support = past_support(memory, tenant, vector, now_s)
         words = memory.words(tenant)
         words.catch_up(CAUGHT_UP)
-        near = [(h.node.node_id, h.similarity) for h in _hits(memory, tenant, vector, rules, where)]
+        near = [(h.node.node_id, h.similarity) for h in hits]
         near += [(node_id, float(memory.vector(tenant, node_id) @ vector)) for node_id in led]
         pool = recall(
             question,
@@ -157,13 +159,12 @@ def _hits(
 
 
 def _led_to(
-    memory: Memory, tenant: str, vector: Float32s, rules: RetrievalRules, now_s: float
+    memory: Memory, tenant: str, seeds: Sequence[Hit], rules: RetrievalRules, now_s: float
 ) -> dict[str, tuple[float, tuple[str, ...]]]:
     """What the edges of the best hits lead to: node id -> seed's cosine times weights, damped; and the edges."""
     led: dict[str, tuple[float, tuple[str, ...]]] = {}
     if not rules.hops:
         return led
-    seeds = memory.search(tenant, vector, rules.seeds, kinds=PASSAGES)
     for seed in (s for s in seeds if s.similarity >= rules.floor):
         for reached in memory.expand(tenant, [seed.node.node_id], hops=rules.hops, now=now_s, relations=WALKED):
             by_edge = seed.similarity * reached.weight * rules.graph_damping

@@ -41,8 +41,8 @@ class Schedule:
     epochs: int = 12
     batch: int = 32
     rate: float = 3e-3
-    decay: float = 1e-3
-    dropout: float = 0.1
+    decay: float = 0.1
+    dropout: float = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,20 +70,16 @@ def train(
         raise InvalidRequest("no question has a candidate known to carry its answer: nothing to learn from")
     data = _padded(useful)
     start = initial(shape, seed)
-    nodes = np.concatenate([e.graph.nodes for e in useful])
-    start["mean"], start["scale"] = nodes.mean(0), np.maximum(nodes.std(0), 1e-3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _descend(start, data, shape, schedule, seed)
 
 
 def _descend(start: Parameters, data: _Batch, shape: Shape, schedule: Schedule, seed: int) -> dict[str, Float32s]:
-    fixed = {"mean", "scale"}
-    p = {name: torch.tensor(value, requires_grad=name not in fixed) for name, value in start.items()}
-    learnt = [value for name, value in p.items() if name not in fixed]
+    p = {name: torch.tensor(value, requires_grad=True) for name, value in start.items()}
     count = len(data.nodes)
     steps = schedule.epochs * -(-count // schedule.batch)
-    optimiser = torch.optim.AdamW(learnt, lr=schedule.rate, weight_decay=schedule.decay)
+    optimiser = torch.optim.AdamW(p.values(), lr=schedule.rate, weight_decay=schedule.decay, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.rate, total_steps=steps)
     order = np.random.default_rng(seed)
     for _ in range(schedule.epochs):
@@ -101,19 +97,24 @@ def _descend(start: Parameters, data: _Batch, shape: Shape, schedule: Schedule, 
 
 def forward(p: dict[str, Tensor], batch: _Batch, shape: Shape, dropout: float = 0.0) -> Tensor:
     """(b, m) scores: `GraphAttention.score` of each graph, padding included."""
-    count, most, width = batch.neighbours.shape
-    size = shape.hidden // shape.heads
-    graph = torch.arange(count)[:, None, None]
-    h = ((batch.nodes - p["mean"]) / p["scale"]) @ p["in.w"] + p["in.b"]
+    count, most, _ = batch.neighbours.shape
+    heads, size = shape.heads, shape.hidden // shape.heads
+    at = batch.neighbours[:, None].expand(-1, heads, -1, -1)
+    unknown = ~batch.known[:, None]
+    nowhere = torch.zeros(count, heads, most, most)
+    h = batch.nodes @ p["in.w"] + p["in.b"]
     for n in range(shape.layers):
         z = functional.layer_norm(h, (shape.hidden,), p[f"{n}.norm1.g"], p[f"{n}.norm1.b"], EPSILON)
-        q, k, v = (z @ p[f"{n}.{name}.w"] + p[f"{n}.{name}.b"] for name in "qkv")
-        near = (count, most, width, shape.heads, size)
-        q = q.view(count, most, 1, shape.heads, size)
-        logits = (q * k[graph, batch.neighbours].view(near)).sum(-1) / size**0.5 + batch.pairs @ p[f"{n}.bias.w"]
-        weights = logits.masked_fill(~batch.known[..., None], -1e9).softmax(2)
-        values = (v[graph, batch.neighbours] + batch.pairs @ p[f"{n}.value.w"]).view(near)
-        mixed = (weights[..., None] * values).sum(2).reshape(count, most, shape.hidden)
+        q, k, v = (
+            (z @ p[f"{n}.{name}.w"] + p[f"{n}.{name}.b"]).view(count, most, heads, size).transpose(1, 2)
+            for name in "qkv"
+        )
+        bias = (batch.pairs @ p[f"{n}.bias.w"]).permute(0, 3, 1, 2)
+        logits = (q @ k.transpose(2, 3)).gather(3, at) / size**0.5 + bias
+        weights = logits.masked_fill(unknown, -1e9).softmax(3)  # (b, heads, m, s)
+        seen = weights.transpose(1, 2) @ batch.pairs  # (b, m, heads, e): the pairs, as each head weighs them
+        edges = seen.transpose(1, 2) @ p[f"{n}.value.w"].view(-1, heads, size).transpose(0, 1)
+        mixed = (nowhere.scatter_add(3, at, weights) @ v + edges).transpose(1, 2).reshape(count, most, shape.hidden)
         h = h + functional.dropout(mixed @ p[f"{n}.o.w"] + p[f"{n}.o.b"], dropout, dropout > 0)
         z = functional.layer_norm(h, (shape.hidden,), p[f"{n}.norm2.g"], p[f"{n}.norm2.b"], EPSILON)
         step = functional.silu(z @ p[f"{n}.up.w"] + p[f"{n}.up.b"]) @ p[f"{n}.down.w"] + p[f"{n}.down.b"]

@@ -97,7 +97,7 @@ class Lexicon:
         self._frequency: Counter[str] = Counter()  # term -> passages that hold it
         self._holders: defaultdict[str, set[str]] = defaultdict(set)  # name -> node ids
         self._titled: defaultdict[str, set[str]] = defaultdict(set)  # title -> node ids
-        self._openings: defaultdict[str, set[str]] = defaultdict(set)  # first word -> titles
+        self._openings: defaultdict[str, Counter[int]] = defaultdict(Counter)  # first word -> titles by words
 
     def __len__(self) -> int:
         return len(self._wordings)
@@ -116,8 +116,10 @@ class Lexicon:
         for name in said.names:
             self._holders[name].add(node_id)
         if said.title:
+            if said.title not in self._titled:
+                first, *others = said.title.split()
+                self._openings[first][1 + len(others)] += 1
             self._titled[said.title].add(node_id)
-            self._openings[said.title.partition(" ")[0]].add(said.title)
 
     def remove(self, node_id: str) -> None:
         """Forget a passage, if it is known."""
@@ -133,8 +135,12 @@ class Lexicon:
                 index[key].discard(node_id)
                 if not index[key]:
                     del index[key]
-        if said.title not in self._titled:
-            self._openings[said.title.partition(" ")[0]].discard(said.title)
+        if said.title and said.title not in self._titled:
+            first, *others = said.title.split()
+            sizes = self._openings[first]
+            sizes[1 + len(others)] -= 1
+            if not +sizes:
+                del self._openings[first]
 
     def rarity(self, term: str) -> float:
         """Inverse document frequency as BM25 has it: ln(1 + (N - n + 0.5) / (n + 0.5))."""
@@ -145,16 +151,16 @@ class Lexicon:
         """The titles of known passages that a text names, the longest first at each word."""
         words = WORD.findall(text.lower())
         found: set[str] = set()
-        at = 0
-        while at < len(words):
-            opens = bool(self._openings.get(words[at]))
-            for size in range(min(LONGEST_TITLE_WORDS, len(words) - at) if opens else 0, 0, -1):
-                key = " ".join(words[at : at + size])
+        free = 0  # the first word that is in no title found so far
+        for at, word in enumerate(words):
+            if at < free or word not in self._openings:
+                continue
+            for size in sorted(self._openings[word], reverse=True):
+                key = " ".join(words[at : at + size]) if size <= LONGEST_TITLE_WORDS else ""
                 if key in self._titled and len(key) > 2 and key not in STOP_WORDS:
                     found.add(key)
-                    at += size - 1
+                    free = at + size
                     break
-            at += 1
         return found
 
     def titled(self, title: str) -> frozenset[str]:

@@ -129,16 +129,17 @@ class VectorIndex:
         return near
 
     def _ranked(self, rows: Rows, vector: Float32s, wanted: Collection[str] | None = None) -> list[tuple[str, float]]:
-        # float64 and row by row: the last bit must not depend on where a vector stands in the matrix,
-        # which a blocked matrix product does not promise.
-        exact = (self._vectors[rows].astype(np.float64) * vector).sum(axis=1)
+        # Row by row: the last bit must not depend on where a vector stands in the matrix, which a blocked
+        # matrix product does not promise.
+        exact = np.minimum(np.einsum("ij,j->i", self._vectors[rows], vector), np.float32(1.0))
         found = [
-            (key, min(1.0, float(similarity)))
-            for row, similarity in zip(rows, exact, strict=True)
+            (-similarity, key)
+            for row, similarity in zip(rows.tolist(), exact.tolist(), strict=True)
             for key in self._keys[row]
             if wanted is None or key in wanted
         ]
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+        found.sort()
+        return [(key, -minus) for minus, key in found]
 
     def _beam(self, vector: Float32s, ef: int) -> Rows:
         # All of the beam, not its k best: its similarities are known, and ties at the k-th fall by key.

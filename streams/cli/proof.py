@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 
 from ruvllm.streams.cli.context import of, run
+from ruvllm.streams.cli.learning_figures import judge, junk, memory
+from ruvllm.streams.cli.retrieval import paraphrases, retrieval
 from ruvllm.streams.cli.service import broker_of
 
 bench_app = typer.Typer(help="Figures of speed, each beside its baseline.", no_args_is_help=True)
@@ -16,6 +18,13 @@ eval_app = typer.Typer(help="Figures of quality, each beside its control.", no_a
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the whole report to this file")]
 Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
+
+
+eval_app.command("retrieval")(retrieval)
+eval_app.command("judge")(judge)
+bench_app.command("junk")(junk)
+bench_app.command("memory")(memory)
+eval_app.command("paraphrases")(paraphrases)
 
 
 def register(app: typer.Typer) -> None:

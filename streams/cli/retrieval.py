@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ruvllm.streams.cli.context import of
+from ruvllm.streams.cli.context import of, run
 
 
 class Protocols(StrEnum):
@@ -73,9 +74,10 @@ def _measured(
     context: typer.Context, folders: list[Path], protocol: str, feedback: str, seeds: int, noise: float
 ) -> dict[str, Any]:
     from ruvllm.streams.clock import SystemClock
-    from ruvllm.streams.proof.eval_retrieval import Evaluation, summary
+    from ruvllm.streams.proof.eval_retrieval import Evaluation
     from ruvllm.streams.proof.report import report
     from ruvllm.streams.proof.retrieval_bench import Bench
+    from ruvllm.streams.proof.retrieval_scores import curve_of, learned_minus_hybrid, summary
     from ruvllm.streams.proof.retrieval_sets import load_sets
     from ruvllm.streams.wiring import Wiring
 
@@ -85,10 +87,15 @@ def _measured(
     console.print(f"{len(pooled.passages)} passages, {len(pooled.queries)} questions; embedding what is not kept yet")
     embedder = Wiring(settings, SystemClock()).embedder
     bench = Bench(pooled, embedder, settings.home / "cache" / "embeddings")
-    run = Evaluation(bench, feedback=feedback, noise=noise, seeds=seeds, say=console.print)  # type: ignore[arg-type]
-    run.run(protocol)  # type: ignore[arg-type]
+    evaluation = Evaluation(bench, feedback=feedback, noise=noise, seeds=seeds, say=console.print)  # type: ignore[arg-type]
+    evaluation.run(protocol)  # type: ignore[arg-type]
+    queries, scores, curve, axis = pooled.queries, evaluation.scores, evaluation.curve, evaluation.axis
+    measured = scores.measured(queries)
+    together = {"n": len(measured), "learned_minus_hybrid": learned_minus_hybrid(scores, measured)}
+    if curve:
+        together["curve"] = curve_of(curve, axis, queries)
     sizes = {"passages": len(pooled.passages), "questions": len(pooled.queries), "noise": noise}
-    gates = [{"passed": v.passed, "gain": round(v.gain, 4), "questions": v.questions} for v in run.verdicts]
+    gates = [{"passed": v.passed, "gain": round(v.gain, 4), "questions": v.questions} for v in evaluation.verdicts]
     return report(
         "ruvllm eval retrieval",
         seed=1,
@@ -97,7 +104,56 @@ def _measured(
             "protocol": str(protocol),
             "feedback": str(feedback),
             "seeds": seeds,
-            "sets": summary(run, pooled.sets(), pooled.queries),
+            "sets": summary(scores, curve, axis, pooled.sets(), queries),
+            "pooled": together,
             "gates": gates,
         },
     )
+
+
+def paraphrases(
+    context: typer.Context,
+    folders: Annotated[list[Path], typer.Argument(help="folders with corpus.jsonl.gz and queries.jsonl.gz")],
+    minutes: Annotated[float, typer.Option(min=0, help="stop after this long; a second run goes on")] = 60.0,
+    json: Annotated[Path | None, typer.Option(help="write the whole report to this file")] = None,
+) -> None:
+    """The questions in other words, by the largest local model, for `eval retrieval --protocol paraphrase`."""
+    from ruvllm.streams.proof.report import report, write_report
+
+    settings = of(context).settings
+    made = run(_paraphrased(context, folders, minutes * 60))
+    write_report(json, report("ruvllm eval paraphrases", seed=0, sizes={"profile": settings.profile}, results=made))
+
+
+async def _paraphrased(context: typer.Context, folders: list[Path], seconds: float) -> dict[str, Any]:
+    from ruvllm.streams.clock import SystemClock
+    from ruvllm.streams.proof.paraphrases import make_paraphrases
+    from ruvllm.streams.proof.retrieval_sets import load_sets
+    from ruvllm.streams.wiring import Wiring
+
+    settings, console = of(context).settings, of(context).console
+    pooled = load_sets(folders)
+    wiring = Wiring(settings, SystemClock())
+    tier = wiring.tiers[-1]
+    deadline = time.monotonic() + seconds
+    results = {}
+    try:
+        for done, name in enumerate(pooled.sets()):
+            results[name] = await make_paraphrases(
+                [q for q in pooled.queries if q.of_set == name],
+                settings.home / "paraphrases" / f"{name}.jsonl.gz",
+                wiring.pool,
+                tier,
+                wiring.templates[tier],
+                seconds=(deadline - time.monotonic()) / (len(pooled.sets()) - done),
+                time_budget_s=settings.generation.time_budget_s,
+                say=lambda text, name=name: console.print(f"{name}: {text}"),  # type: ignore[misc]
+            )
+            row = results[name]
+            console.print(
+                f"{name}: {row['paraphrased']} of {row['questions']} questions have a paraphrase, "
+                f"token overlap with the original {row['overlap']}: {row['file']}"
+            )
+    finally:
+        await wiring.close()
+    return {"tier": tier, "sets": results}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruvllm.agents.memory_fold import CHANGES, fold
 from ruvllm.models.memory.store import Memory
-from ruvllm.schemas.flow import Interaction
+from ruvllm.schemas.flow import Interaction, RatingAccepted
 from ruvllm.schemas.memory import EdgeContributed, MemoryChange, NodeAdded, PutDocument
 from ruvllm.schemas.outcome import Judged, ReinforcementState
 from ruvllm.schemas.request import Response
@@ -106,6 +106,34 @@ async def _memory_equal(
     wrong = Counter(lost=len(wanted - added.keys()), doubled=sum(n > 1 for n in added.values()))
     wrong += await _outcomes_wrong(bootstrap, names, changes)
     return wrong, same and wanted == added.keys() and forwards.digest() == backwards.digest()
+
+
+async def outcomes_carried_out(bootstrap: str, names: Names) -> bool:
+    """Whether every answer has an outcome, every rating was heard, and memory has learnt from the last revisions."""
+    answered = {
+        interaction.interaction_id: interaction.request_id
+        async for record in read_to_end(bootstrap, names.topic("interaction.recorded"))
+        if isinstance(interaction := read(record, (Interaction,)), Interaction) and interaction.generation
+    }
+    rated = {
+        rating.request_id
+        async for record in read_to_end(bootstrap, names.topic("rating.accepted"))
+        if isinstance(rating := read(record, (RatingAccepted,)), RatingAccepted)
+    }
+    judged: dict[str, Judged] = {}
+    async for record in read_to_end(bootstrap, names.topic("outcome.judged")):
+        outcome = read(record, (Judged,))
+        assert isinstance(outcome, Judged)
+        judged[outcome.interaction_id] = outcome
+    done: dict[str, int] = {}
+    async for record in read_to_end(bootstrap, names.topic("reinforcement.state")):
+        state = read(record, (ReinforcementState,))
+        assert isinstance(state, ReinforcementState)
+        done[state.interaction_id] = state.revision
+    return all(
+        i in judged and done.get(i, -1) >= judged[i].revision and (request_id not in rated or judged[i].by == "task")
+        for i, request_id in answered.items()
+    )
 
 
 async def _outcomes_wrong(bootstrap: str, names: Names, changes: list[MemoryChange]) -> Counter[str]:

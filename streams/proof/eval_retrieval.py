@@ -11,12 +11,11 @@ probability p), `shift` (learn on the first set, measured on the others), `label
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from ruvllm.models.attention.past_questions import PastQuestions
 from ruvllm.models.attention.ranker import rank
 from ruvllm.models.attention.training import Example, train
 from ruvllm.streams.proof.retrieval_bench import DEPTH, Asked, Bench
+from ruvllm.streams.proof.retrieval_scores import Scores
 from ruvllm.streams.proof.retrieval_sets import Query
 
 Protocol = Literal["heldout", "repeat", "paraphrase", "stream", "noise", "shift", "labels"]
@@ -38,8 +38,6 @@ FOLDS = 5
 SERVED = 10
 WINDOWS = 6
 LABELS = (10, 30, 100, 300)
-RESAMPLES = 2000
-CUTS = (2, 5, 10)
 Say = Callable[[str], None]
 Float32s = NDArray[np.float32]
 
@@ -64,23 +62,6 @@ class Learnt:
     verdict: Verdict | None
 
 
-@dataclass
-class Scores:
-    """Of each ranker and question: recall at each cut, reciprocal rank, milliseconds; means over seeds."""
-
-    of: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
-
-    def add(self, ranker: str, query: Query, order: Sequence[str], ms: float) -> None:
-        found = [len(query.gold & set(order[:cut])) / len(query.gold) for cut in CUTS]
-        first = next((position for position, node_id in enumerate(order, start=1) if node_id in query.gold), None)
-        row = [*found, 1 / first if first else 0.0, ms]
-        self.of.setdefault(ranker, {}).setdefault(query.query_id, []).append(row)
-
-    def means(self, ranker: str, queries: Sequence[Query]) -> NDArray[np.float64]:
-        """(n, 5): r@2, r@5, r@10, reciprocal rank, ms of each question, mean over the times it was asked."""
-        return np.array([np.mean(self.of[ranker][query.query_id], axis=0) for query in queries])
-
-
 class Evaluation:
     """One run over a bench: protocols share the candidates, the feedback and the learner."""
 
@@ -97,7 +78,8 @@ class Evaluation:
         self._frozen: dict[str, tuple[Pool, CandidateGraph]] = {}
         self._fixed: dict[str, dict[str, tuple[list[str], float]]] = {}
         self.scores = Scores()
-        self.curve: dict[str, list[dict[str, Any]]] = {}
+        self.axis = ""
+        self.curve: dict[int | str, Scores] = {}
         self.verdicts: list[Verdict] = []
 
     def run(self, protocol: Protocol) -> None:
@@ -111,6 +93,15 @@ class Evaluation:
             "shift": self._shift,
             "labels": self._labels,
         }
+        taught = self._queries
+        if protocol == "shift":
+            taught = [q for q in self._queries if q.of_set == self._bench.pooled.sets()[0]]
+        if self._feedback == "answers" and not any(query.answers for query in taught):
+            named = ", ".join(dict.fromkeys(query.of_set for query in taught))
+            raise InvalidRequest(
+                f"no question of {named} has `answers`: there is nothing to learn from",
+                hint="Take --feedback served (verdicts on what was served), or add a set that has answers.",
+            )
         protocols[protocol]()
 
     # --- protocols --------------------------------------------------------------------------------
@@ -118,12 +109,12 @@ class Evaluation:
     def _heldout(self) -> None:
         for seed in range(self._seeds):
             for fold, (learn, test) in enumerate(self._folds(seed)):
-                self._measure(self._learn(learn, seed), test)
+                self.scores.merge(self._measure(self._learn(learn, seed), test))
                 self._say(f"seed {seed} fold {fold}: {self._told()}")
 
     def _repeat(self) -> None:
         for seed in range(self._seeds):
-            self._measure(self._learn(self._queries, seed), self._queries)
+            self.scores.merge(self._measure(self._learn(self._queries, seed), self._queries))
             self._say(f"seed {seed}: {self._told()}")
 
     def _paraphrase(self) -> None:
@@ -134,7 +125,8 @@ class Evaluation:
         asked = self._bench.ask([words[q.query_id] for q in queries])
         for seed in range(self._seeds):
             learnt = self._learn(self._queries, seed)
-            self._measure(learnt, queries, {q.query_id: a for q, a in zip(queries, asked, strict=True)})
+            again = {q.query_id: a for q, a in zip(queries, asked, strict=True)}
+            self.scores.merge(self._measure(learnt, queries, again))
             self._say(f"seed {seed}: {self._told()}")
 
     def _shift(self) -> None:
@@ -144,20 +136,16 @@ class Evaluation:
         learn = [q for q in self._queries if q.of_set == first]
         test = [q for q in self._queries if q.of_set != first]
         for seed in range(self._seeds):
-            self._measure(self._learn(learn, seed), test)
+            self.scores.merge(self._measure(self._learn(learn, seed), test))
             self._say(f"seed {seed}: {self._told()}")
 
     def _labels(self) -> None:
         for seed in range(self._seeds):
             for learn, test in self._folds(seed):
                 for labels in (*[n for n in LABELS if n < len(learn)], len(learn)):
-                    kept, self.scores = self.scores, Scores()
-                    self._measure(self._learn(learn[:labels], seed), test)
-                    self._point("labels", labels if labels != len(learn) else "all")
-                    if labels == len(learn):
-                        self._merge(kept)
-                    else:
-                        self.scores = kept
+                    measured = self._measure(self._learn(learn[:labels], seed), test)
+                    self._point("labels", labels if labels != len(learn) else "all", measured)
+                self.scores.merge(measured)
                 self._say(f"seed {seed}: {self._told()}")
 
     def _stream(self) -> None:
@@ -171,10 +159,9 @@ class Evaluation:
             for window in range(WINDOWS):
                 fresh = order[window * size : (window + 1) * size]
                 again = [seen[i] for i in generator.integers(0, len(seen), size)] if seen else []
-                kept, self.scores = self.scores, Scores()
-                self._measure(learnt, [*fresh, *again])
-                self._point("window", window)
-                self._merge(kept)
+                measured = self._measure(learnt, [*fresh, *again])
+                self._point("window", window, measured)
+                self.scores.merge(measured)
                 seen += fresh
                 learnt = self._learn(seen, seed)
             self._say(f"seed {seed}: {self._told()}")
@@ -212,10 +199,13 @@ class Evaluation:
             known = known_of[query.query_id]
             if sum(known.values()) > 0:
                 asked = self._asked[query.query_id]
-                pool = self._bench.pool(asked, past, leave_out=query.query_id)
+                pool, graph = self._before(query)
+                if past.support(asked.vector, leave_out=query.query_id):  # else it is as it was before
+                    pool = self._bench.pool(asked, past, leave_out=query.query_id)
+                    graph = self._bench.graph(asked, pool)
                 target = np.array([known.get(node_id, 0.0) for node_id in pool.ids], np.float32)
                 if target.sum() > 0:
-                    examples.append(Example(self._bench.graph(asked, pool), target))
+                    examples.append(Example(graph, target))
         fit = partial(train, seed=seed)
         verdict = gate(examples, fit, seed=seed)
         self.verdicts.append(verdict)
@@ -234,6 +224,8 @@ class Evaluation:
         order = np.argsort(-pool.hybrid, kind="stable")
         served = [pool.ids[i] for i in order[:SERVED]]
         wrong = bool(generator.random() < self._noise)
+        if self._feedback == "answers" and not query.answers:
+            return np.zeros(len(pool.ids), np.float32)  # nobody says anything: measured, not learnt from
         if self._feedback == "scalar":
             quality = len(query.gold & set(served)) / len(query.gold)
             return by_quality(pool.ids, served, 1 - quality if wrong else quality)
@@ -247,14 +239,16 @@ class Evaluation:
             return by_accepted_answer(pool.ids, answers, self._bench.lexicon)
         return by_verdicts(pool.ids, served if self._feedback == "served" else pool.ids, right)
 
-    def _measure(self, learnt: Learnt, queries: Sequence[Query], asked: dict[str, Asked] | None = None) -> None:
+    def _measure(self, learnt: Learnt, queries: Sequence[Query], asked: dict[str, Asked] | None = None) -> Scores:
+        scores = Scores()
         for query in queries:
             question = (asked or self._asked)[query.query_id]
             for name, (order, ms) in self._unlearned(question).items():
-                self.scores.add(name, query, order, ms)
+                scores.add(name, query, order, ms)
             started = time.perf_counter()
             order = self._learned(question, learnt)
-            self.scores.add("learned", query, order, (time.perf_counter() - started) * 1000)
+            scores.add("learned", query, order, (time.perf_counter() - started) * 1000)
+        return scores
 
     def _unlearned(self, asked: Asked) -> dict[str, tuple[list[str], float]]:
         """What the rankers serve that learning does not change, and their milliseconds."""
@@ -273,76 +267,14 @@ class Evaluation:
         likeness = nearest[0][1] if nearest else 0.0
         return _order(pool, rank(self._bench.graph(asked, pool), pool.past, likeness, learnt.ranker))
 
-    def _point(self, axis: str, at: int | str) -> None:
-        for name in self._bench.pooled.sets():
-            measured = [q for q in self._queries if q.of_set == name and q.query_id in self.scores.of["learned"]]
-            if measured:
-                learned, hybrid = (float(self.scores.means(r, measured)[:, 1].mean()) for r in ("learned", "hybrid"))
-                point = {axis: at, "n": len(measured), "learned": learned, "hybrid": hybrid}
-                self.curve.setdefault(name, []).append(point)
-
-    def _merge(self, into: Scores) -> None:
-        for ranker, questions in self.scores.of.items():
-            for query_id, rows in questions.items():
-                into.of.setdefault(ranker, {}).setdefault(query_id, []).extend(rows)
-        self.scores = into
+    def _point(self, axis: str, at: int | str, measured: Scores) -> None:
+        self.axis = axis
+        self.curve.setdefault(at, Scores()).merge(measured)
 
     def _told(self) -> str:
         verdict = self.verdicts[-1]
         said = "passed" if verdict.passed else "held back"
         return f"gate {said}: {verdict.gain:+.3f} ± {verdict.error:.3f} on {verdict.questions} held-out questions"
-
-
-def summary(evaluation: Evaluation, sets: Sequence[str], queries: Sequence[Query], seed: int = 1) -> dict[str, Any]:
-    """By set: of each ranker r@2, r@5, r@10, mrr, ms, and the 95 % interval of r@5; learned less hybrid, paired."""
-    result: dict[str, Any] = {}
-    for name in sets:
-        measured = [q for q in queries if q.of_set == name and q.query_id in evaluation.scores.of["learned"]]
-        if measured:
-            result[name] = _summary_of(evaluation, measured, seed)
-            if name in evaluation.curve:
-                result[name]["curve"] = _mean_curve(evaluation.curve[name])
-    return result
-
-
-def _summary_of(evaluation: Evaluation, measured: Sequence[Query], seed: int) -> dict[str, Any]:
-    rankers: dict[str, Any] = {}
-    means = {ranker: evaluation.scores.means(ranker, measured) for ranker in evaluation.scores.of}
-    for ranker, rows in means.items():
-        mean = rows.mean(0)
-        rankers[ranker] = {
-            **{f"r@{cut}": round(float(value), 4) for cut, value in zip(CUTS, mean, strict=False)},
-            "mrr": round(float(mean[3]), 4),
-            "ci95": interval(rows[:, 1], seed),
-            "ms": round(statistics.median(rows[:, 4]), 2),
-        }
-    gain = means["learned"][:, 1] - means["hybrid"][:, 1]
-    return {
-        "n": len(measured),
-        "rankers": rankers,
-        "learned_minus_hybrid": {"r@5": round(float(gain.mean()), 4), "ci95": interval(gain, seed)},
-    }
-
-
-def _mean_curve(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points of several folds and seeds, one for each place on the axis."""
-    axis = next(iter(points[0]))
-    curve = []
-    for at in dict.fromkeys(point[axis] for point in points):
-        here = [point for point in points if point[axis] == at]
-        weights = [point["n"] for point in here]
-        means = {r: round(float(np.average([p[r] for p in here], weights=weights)), 4) for r in ("learned", "hybrid")}
-        gains = [p["learned"] - p["hybrid"] for p in here]
-        curve.append({axis: at, **means, "worst_gain": round(min(gains), 4)})
-    return curve
-
-
-def interval(values: NDArray[np.float64], seed: int) -> list[float]:
-    """95 % bootstrap interval of the mean (percentiles of 2,000 resamples of the questions)."""
-    generator = np.random.default_rng(seed)
-    means = values[generator.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return [round(float(low), 4), round(float(high), 4)]
 
 
 def _order(pool: Pool, scores: Float32s) -> list[str]:

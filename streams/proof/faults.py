@@ -25,7 +25,7 @@ from ruvllm.schemas.memory import PutDocument
 from ruvllm.streams.client import Client
 from ruvllm.streams.ingest import documents_in
 from ruvllm.streams.log_reader import read_to_end
-from ruvllm.streams.proof.aftermath import amiss, count_effects
+from ruvllm.streams.proof.aftermath import amiss, count_effects, outcomes_carried_out
 from ruvllm.streams.proof.cluster import Cluster, Member
 from ruvllm.streams.proof.report import report
 from ruvllm.streams.topology import Names, Process, partition_of
@@ -34,6 +34,8 @@ from ruvllm.streams.wiring import names_of
 SESSION_TIMEOUT_S = 6.0
 FROZEN_S = SESSION_TIMEOUT_S + 4.0
 KINDS: tuple[Process, ...] = ("answer", "pool", "learn")
+OWNERS: tuple[Process, ...] = ("answer", "learn")
+"""Those whose stages own partitions: desk; judge, reinforce and documents."""
 FLAGS = {
     "profile": "tiny",
     "generation.backend": "echo",
@@ -47,6 +49,7 @@ FLAGS = {
     "limits.waiting_turns": "1000",
     "workers.drain_s": "10",
 }
+RATED_EVERY = 3
 LONGEST_GAP_S = 3.0
 """Between two requests while the schedule lags behind: what is armed fires only under load."""
 Say = Callable[[str], None]
@@ -82,14 +85,15 @@ class Chaos:
     plan: Plan
     draws: random.Random
     say: Say
-    specs: list[str] = field(default_factory=list)
+    specs: list[tuple[Process, str]] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     over: bool = False
 
     def __post_init__(self) -> None:
         names = ["KILL"] * self.plan.aimed + ["STOP"] * self.plan.zombies
         self.draws.shuffle(names)
-        self.specs = [f"sent:{self.draws.randint(1, 3)}:{name}" for name in names]
+        owners = itertools.cycle(OWNERS)
+        self.specs = [(next(owners), f"sent:{self.draws.randint(1, 3)}:{name}") for name in names]
 
     @property
     def share(self) -> float:
@@ -98,9 +102,9 @@ class Chaos:
         return sum(self.done.values()) / total if total else 1.0
 
     def spawn(self, process: Process, name: str) -> None:
-        """Start a worker; the answer workers take turns in being armed."""
-        armed = process == "answer" and self.specs and not self._someone_armed()
-        self.cluster.spawn(process, name, fault=self.specs.pop(0) if armed else None)
+        """Start a worker; those with owners take turns in being armed."""
+        armed = self.specs and self.specs[0][0] == process and not self._someone_armed()
+        self.cluster.spawn(process, name, fault=self.specs.pop(0)[1] if armed else None)
 
     def _someone_armed(self) -> bool:
         return any(m.fault and m.alive for m in self.cluster.members.values())
@@ -131,8 +135,9 @@ class Chaos:
         self.done["zombies"] += 1
 
     async def _replace_one(self) -> None:
-        """Nobody is armed any more: one answer worker ends in order, and comes back armed."""
-        member = next((m for m in self.cluster.members.values() if m.process == "answer" and m.alive), None)
+        """Nobody is armed any more: one worker of the next kind ends in order, and comes back armed."""
+        wanted = self.specs[0][0]
+        member = next((m for m in self.cluster.members.values() if m.process == wanted and m.alive), None)
         if member is not None:
             os.kill(member.pid, signal.SIGTERM)
             await asyncio.to_thread(member.child.wait)
@@ -221,6 +226,8 @@ async def _load(
         request_id = f"r{number:05d}"
         await client.submit(f"question {number} of {session}", session=session, request_id=request_id, grounding="open")
         submitted.append((session, request_id))
+        if number % RATED_EVERY == 0:  # perhaps before it is answered
+            await client.feedback(request_id, session=session, rating=chaos.draws.randint(1, 5))
         if waiting_documents and number % max(1, chaos.plan.requests // len(documents)) == 0:
             await client.documents([waiting_documents.pop()])
     await client.documents(waiting_documents)
@@ -241,11 +248,12 @@ async def _await_all(client: Client, submitted: list[tuple[str, str]], limit_s: 
 
 
 async def _settled(bootstrap: str, names: Names, documents: list[PutDocument], limit_s: float) -> None:
-    """Until each document was processed once at least."""
+    """Until each document was processed once at least, and what was judged of each answer was carried out."""
     wanted = {d.document_id for d in documents}
     give_up_at = time.monotonic() + limit_s
     while time.monotonic() < give_up_at:
         done = [r async for r in read_to_end(bootstrap, names.topic("document.state"))]
-        if wanted <= {(r.key or b"").decode().split("\x1f")[1] for r in done}:
+        processed = wanted <= {(r.key or b"").decode().split("\x1f")[1] for r in done}
+        if processed and await outcomes_carried_out(bootstrap, names):
             return
         await asyncio.sleep(0.5)

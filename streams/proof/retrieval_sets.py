@@ -28,13 +28,21 @@ class Passage:
 
 @dataclass(frozen=True)
 class Query:
-    """A question of one set. `gold`: the passages that answer it; `answers`: accepted texts, empty if unknown."""
+    """A question of one set. `gold`: the passages that answer it; `answers`: accepted texts, empty if unknown.
+
+    `query_id`, like the ids of passages, is <set>/<its own>: sets may have the same ids.
+    """
 
     query_id: str
     of_set: str
     question: str
     gold: frozenset[str]
     answers: tuple[str, ...]
+
+    @property
+    def own_id(self) -> str:
+        """Its id in the set's own files."""
+        return self.query_id.partition("/")[2]
 
 
 @dataclass
@@ -55,34 +63,55 @@ def load_sets(folders: Sequence[Path], *, paraphrased: Path | None = None) -> Po
     Raises InvalidRequest with file and line for what cannot be used.
     """
     pooled = Pooled()
-    known: set[str] = set()
     for folder in folders:
-        for line, row in _rows(folder / "corpus.jsonl.gz"):
-            passage = Passage(_text(row, "id", line), _text(row, "title", line, empty=True), _text(row, "text", line))
-            if passage.passage_id in known:
-                raise InvalidRequest(f"{line}: passage id {passage.passage_id!r} is there already: ids must be unique")
-            known.add(passage.passage_id)
-            pooled.passages.append(passage)
-        for line, row in _rows(folder / "queries.jsonl.gz"):
-            gold = frozenset(map(str, row.get("gold") or ()))
-            if not gold or not gold <= known:
-                missing = sorted(gold - known)[:3]
-                raise InvalidRequest(
-                    f"{line}: `gold` must name passages of the corpus, found none or unknown {missing}"
-                )
-            answers = tuple(str(answer) for answer in row.get("answers") or ())
-            pooled.queries.append(
-                Query(_text(row, "id", line), folder.name, _text(row, "question", line), gold, answers)
-            )
-        pooled.paraphrases |= _paraphrases(folder, paraphrased)
+        name = folder.resolve().name
+        if name in pooled.sets():
+            raise InvalidRequest(f"{folder}: a set named {name!r} is there already: folders need different names")
+        passages = _passages(folder, name)
+        queries, known = _queries(folder, name, {p.passage_id for p in passages})
+        pooled.passages += passages
+        pooled.queries += queries
+        own = folder / "paraphrases.jsonl.gz"
+        file = own if own.is_file() or paraphrased is None else paraphrased / f"{name}.jsonl.gz"
+        pooled.paraphrases |= {known[i]: text for i, text in paraphrases_in(file).items() if i in known}
     return pooled
 
 
-def _paraphrases(folder: Path, elsewhere: Path | None) -> dict[str, str]:
-    for file in (folder / "paraphrases.jsonl.gz", *([elsewhere / f"{folder.name}.jsonl.gz"] if elsewhere else [])):
-        if file.is_file():
-            return {_text(row, "id", line): _text(row, "question", line) for line, row in _rows(file)}
-    return {}
+def _passages(folder: Path, name: str) -> list[Passage]:
+    """With ids that are unique among sets: <set>/<id>."""
+    passages: dict[str, Passage] = {}
+    for line, row in _rows(folder / "corpus.jsonl.gz"):
+        own = _text(row, "id", line)
+        if own in passages:
+            raise InvalidRequest(f"{line}: passage id {own!r} is there already: ids must be unique")
+        title = _text(row, "title", line, empty=True) if row.get("title") is not None else ""
+        passages[own] = Passage(f"{name}/{own}", title, _text(row, "text", line))
+    return list(passages.values())
+
+
+def _queries(folder: Path, name: str, known: set[str]) -> tuple[list[Query], dict[str, str]]:
+    """The questions of a set, and by their own ids the ids that are unique among sets."""
+    queries: dict[str, Query] = {}
+    for line, row in _rows(folder / "queries.jsonl.gz"):
+        own = _text(row, "id", line)
+        if own in queries:
+            raise InvalidRequest(f"{line}: question id {own!r} is there already: ids must be unique")
+        gold = frozenset(f"{name}/{passage}" for passage in _texts(row, "gold", line))
+        if not gold or not gold <= known:
+            missing = sorted(passage.partition("/")[2] for passage in gold - known)[:3]
+            raise InvalidRequest(f"{line}: `gold` must name passages of the corpus, found none or unknown {missing}")
+        answers = tuple(_texts(row, "answers", line))
+        queries[own] = Query(f"{name}/{own}", name, _text(row, "question", line), gold, answers)
+    if not queries:
+        raise InvalidRequest(f"{folder / 'queries.jsonl.gz'} has no questions")
+    return list(queries.values()), {own: query.query_id for own, query in queries.items()}
+
+
+def paraphrases_in(file: Path) -> dict[str, str]:
+    """Question id -> the question in other words; none if the file is not there."""
+    if not file.is_file():
+        return {}
+    return {_text(row, "id", line): _text(row, "question", line) for line, row in _rows(file)}
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -90,18 +119,35 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not file.is_file() and file.with_suffix("").is_file():
         file = file.with_suffix("")
     if not file.is_file():
-        raise InvalidRequest(f"{file} is not there", hint="A set is a folder with corpus and queries, see docs.")
+        raise InvalidRequest(
+            f"{file} is not there",
+            hint="A set is a folder with corpus.jsonl.gz and queries.jsonl.gz: docs/retrieval.md.",
+        )
     content = file.read_bytes()
     try:
         lines = (gzip.decompress(content) if file.suffix == ".gz" else content).splitlines()
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                row = orjson.loads(line)
-                if not isinstance(row, dict):
-                    raise InvalidRequest(f"{file}:{number}: a JSON object is expected")
-                yield f"{file}:{number}", row
-    except (orjson.JSONDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+                yield f"{file}:{number}", _object(line, f"{file}:{number}")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InvalidRequest(f"{file} cannot be read: {error}") from error
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"{where}: no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise InvalidRequest(f"{where}: a JSON object is expected")
+    return row
+
+
+def _texts(row: dict[str, Any], name: str, line: str) -> list[str]:
+    value = row.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
+        raise InvalidRequest(f"{line}: field `{name}` must be a list of texts, got {value!r:.60}")
+    return [str(item) for item in value]
 
 
 def _text(row: dict[str, Any], name: str, line: str, *, empty: bool = False) -> str:

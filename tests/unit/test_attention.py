@@ -36,7 +36,6 @@ def random_ranker(seed: int, shape: Shape | None = None) -> GraphAttention:
     generator = np.random.default_rng(seed)
     shape = shape or Shape()
     parameters = {n: generator.normal(0, 0.3, size).astype(np.float32) for n, size in shapes_of(shape).items()}
-    parameters["scale"] = np.abs(parameters["scale"]) + 0.5
     return GraphAttention(parameters, shape)
 
 
@@ -80,7 +79,7 @@ def test_multi_head_concatenation() -> None:
     for name in ("0.v.w", "0.v.b", "0.value.w"):
         silent[name][..., 2:4] = 0
 
-    before = (graph.nodes - parameters["mean"]) / parameters["scale"] @ parameters["in.w"] + parameters["in.b"]
+    before = graph.nodes @ parameters["in.w"] + parameters["in.b"]
     change = GraphAttention(silent, shape).hidden(graph) - before
     full = GraphAttention(parameters, shape).hidden(graph) - before
 
@@ -96,7 +95,7 @@ def test_residual_connection_preserved() -> None:
         if name.split(".")[1:2] in (["o"], ["down"]):
             parameters[name] = np.zeros_like(value)
     graph = random_graph(4)
-    entered = (graph.nodes - parameters["mean"]) / parameters["scale"] @ parameters["in.w"] + parameters["in.b"]
+    entered = graph.nodes @ parameters["in.w"] + parameters["in.b"]
     assert np.allclose(GraphAttention(parameters).hidden(graph), entered, atol=1e-5)
 
 
@@ -112,7 +111,6 @@ def test_attention_ranking_matches_weights() -> None:
     """A candidate that looks at what the output likes, and looks the harder, is ranked the higher."""
     shape = Shape(hidden=4, heads=1, layers=1)
     parameters = {name: np.zeros(size, np.float32) for name, size in shapes_of(shape).items()}
-    parameters["scale"] += 1
     parameters["in.w"][HYBRID, 0] = 1
     parameters |= {name: np.ones_like(parameters[name]) for name in ("0.norm1.g", "0.norm2.g")}
     parameters["0.v.w"], parameters["0.o.w"] = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)

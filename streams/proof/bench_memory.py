@@ -1,0 +1,172 @@
+"""`ruvllm bench memory`: time, space and latency of memory by its size, beside raw hnswlib in the same run.
+
+Vectors are drawn near a 32-dimensional subspace, as embeddings of text lie (uniform ones in 384 dimensions
+have no neighbours worth finding); texts are drawn from a vocabulary by Zipf's law, with names in them.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+
+from ruvllm.models.attention.finding import RetrievalRules, find
+from ruvllm.models.memory.node import Node
+from ruvllm.models.memory.store import Memory
+from ruvllm.streams.proof.report import quantiles_ms, report
+
+Float32s = NDArray[np.float32]
+DIMENSION = 384
+INTRINSIC = 32
+QUERIES = 200
+EF = 64
+NEAREST = 64
+COMPARED = 10
+TENANT = "default"
+BATCH = 1_000
+Say = Callable[[str], None]
+
+
+def bench_memory(sizes: Sequence[int], *, seed: int, say: Say = lambda _: None) -> dict[str, Any]:
+    """One row a size. Each is built anew, one node after the other as a fold puts them (in batches)."""
+    rows = []
+    for size in sizes:
+        rows.append(_row(size, seed))
+        say(str(rows[-1]))
+    return report(
+        "ruvllm bench memory",
+        seed=seed,
+        sizes={"nodes": list(sizes), "dimension": DIMENSION, "queries": QUERIES},
+        results={"rows": rows},
+    )
+
+
+def _row(size: int, seed: int) -> dict[str, Any]:
+    draws = np.random.default_rng(seed)
+    basis = draws.standard_normal((INTRINSIC, DIMENSION)).astype(np.float32)
+    vectors, queries = _vectors(draws, basis, size), _vectors(draws, basis, QUERIES)
+    before = _resident()
+    memory = Memory("bench", DIMENSION)
+    texts = _Texts(draws)
+    started = time.perf_counter()
+    for start in range(0, size, BATCH):
+        rows = range(start, min(size, start + BATCH))
+        memory.put_nodes([_node(i, vectors[i], texts.one()) for i in rows])
+    build_s = time.perf_counter() - started
+    started = time.perf_counter()
+    while memory.catch_up(BATCH):
+        pass
+    words_s = time.perf_counter() - started
+    gc.collect()
+    bytes_a_node = (_resident() - before) / size
+    exact = _exact(vectors, queries)
+    index = memory.index(TENANT, "document")
+    found, index_s = _timed(lambda q: [key for key, _ in index.search(q, NEAREST, ef=EF)], queries)
+    _, search_s = _timed(lambda q: memory.search(TENANT, q, NEAREST), queries)
+    question = texts.one()[1]
+    _, find_s = _timed(
+        lambda q: find(memory, TENANT, question, q, RetrievalRules(), now_s=0.0).passages, queries[: QUERIES // 2]
+    )
+    row = {
+        "nodes": size,
+        "build_s": round(build_s, 1),
+        "words_s": round(words_s, 1),
+        "bytes_a_node": round(bytes_a_node),
+        "index_ms": quantiles_ms(index_s),
+        "recall@10": round(_recall([f[:COMPARED] for f in found], [[f"n{i}" for i in row] for row in exact]), 4),
+        "search_ms": quantiles_ms(search_s),
+        "find_ms": quantiles_ms(find_s),
+        **_churn(memory, vectors, texts),
+    }
+    raw, raw_s = _raw(vectors, queries)
+    row["raw_hnswlib_ms"] = quantiles_ms(raw_s)
+    row["raw_recall@10"] = round(_recall([r[:COMPARED] for r in raw], exact), 4)
+    row["index_over_raw"] = round(statistics.median(index_s) / statistics.median(raw_s), 2)
+    return row
+
+
+def _vectors(draws: np.random.Generator, basis: Float32s, count: int) -> Float32s:
+    flat = draws.standard_normal((count, INTRINSIC)).astype(np.float32) @ basis
+    flat += 0.3 * np.sqrt(INTRINSIC) * draws.standard_normal(flat.shape).astype(np.float32)
+    unit: Float32s = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    return unit
+
+
+class _Texts:
+    """Titles and texts of 60 words by Zipf's law; one word in twelve is a name."""
+
+    def __init__(self, draws: np.random.Generator) -> None:
+        self._draws = draws
+        self._words = np.array([f"word{i}" for i in range(20_000)])
+        self._names = np.array([f"Name{i}" for i in range(50_000)])
+
+    def one(self) -> tuple[str, str]:
+        words = self._words[np.minimum(self._draws.zipf(1.3, 60), len(self._words)) - 1].tolist()
+        names = self._names[self._draws.integers(0, len(self._names), 5)].tolist()
+        words[::12] = names
+        return names[0], " ".join(words)
+
+
+def _node(number: int, vector: Float32s, text: tuple[str, str]) -> Node:
+    title, said = text
+    return Node(f"n{number}", TENANT, "document", title, said, f"d{number // 10}", 0, {}, "bench", vector, 0.0)
+
+
+def _exact(vectors: Float32s, queries: Float32s) -> list[list[int]]:
+    return [np.argsort(-(vectors @ query))[:COMPARED].tolist() for query in queries]
+
+
+def _recall(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float:
+    return float(np.mean([len(set(f) & set(w)) / len(w) for f, w in zip(found, wanted, strict=True)]))
+
+
+def _timed(look: Callable[[Float32s], Any], queries: Float32s) -> tuple[list[Any], list[float]]:
+    found, spent = [], []
+    for query in queries:
+        started = time.perf_counter()
+        found.append(look(query))
+        spent.append(time.perf_counter() - started)
+    return found, spent
+
+
+def _churn(memory: Memory, vectors: Float32s, texts: _Texts) -> dict[str, float]:
+    """Live changes: milliseconds to replace a node by another vector, and to remove one."""
+    rows = range(0, min(len(vectors), 400))
+    started = time.perf_counter()
+    for i in rows:
+        memory.put_node(_node(i, vectors[-1 - i], texts.one()))
+    replaced = time.perf_counter()
+    for i in rows:
+        memory.remove_node(TENANT, f"n{i}")
+    removed = time.perf_counter()
+    return {
+        "replace_ms": round(1000 * (replaced - started) / len(rows), 3),
+        "remove_ms": round(1000 * (removed - replaced) / len(rows), 3),
+    }
+
+
+def _raw(vectors: Float32s, queries: Float32s) -> tuple[list[list[int]], list[float]]:
+    """The same vectors in hnswlib alone, with the same parameters."""
+    index = hnswlib.Index("cosine", DIMENSION)
+    index.init_index(len(vectors), M=16, ef_construction=200)  # as VectorIndex has them
+    index.set_num_threads(1)
+    index.add_items(vectors, num_threads=1)
+    index.set_ef(EF)
+    return _timed(lambda q: index.knn_query(q, NEAREST, num_threads=1)[0][0].tolist(), queries)
+
+
+def _resident() -> int:
+    """Bytes of this process in memory now (Linux), or the most it had (elsewhere)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
