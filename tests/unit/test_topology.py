@@ -27,6 +27,7 @@ PAGES = describe.reference()
 BY_USERS = {"request.submitted", "feedback.submitted", "document.submitted"}
 BY_EVERY_STAGE = {FAILURES}
 BY_MEMORY_VIEWS = {"memory.folded"}
+BY_TRAINERS = {"training.recorded"}
 NAMES = Names("test", ("135m", "500m"), 16)
 
 
@@ -43,7 +44,7 @@ def test_every_topic_has_a_writer_and_every_name_in_a_row_is_a_topic():
     # given all rows; when topics are compared with writers and readers; then none is unknown and none is orphaned
     known = {t.name for t in TOPICS}
     produced = {name for s in STAGES for name in s.produces}
-    assert known == produced | BY_USERS | BY_EVERY_STAGE | BY_MEMORY_VIEWS
+    assert known == produced | BY_USERS | BY_EVERY_STAGE | BY_MEMORY_VIEWS | BY_TRAINERS
     assert {name for s in STAGES for name in (*s.consumes, s.state) if name} <= known
 
 
