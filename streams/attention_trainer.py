@@ -13,6 +13,7 @@ import structlog
 
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.outbox import Emit
+from ruvllm.errors import MissingRequirement
 from ruvllm.schemas.outcome import CandidatesCredited
 from ruvllm.schemas.training import TrainingRecorded
 from ruvllm.streams.log_reader import end_offsets, read_to_end
@@ -63,6 +64,9 @@ class AttentionTrainer:
             try:
                 if self._is_leader() and await self._new_lessons() >= self._after:
                     await train_and_publish(self._bootstrap, self._sender, self._clock, seed=SEED)
+            except MissingRequirement as error:
+                log.warning("training_is_off", learner="attention", reason=error.message, hint=error.hint)
+                return
             except Exception as error:  # learning waits, serving goes on
                 log.error("training_failed", learner="attention", error=repr(error))
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
 from ruvllm.schemas.memory import NodeAdded
+from ruvllm.streams.attention_trainer import train_and_publish
 from ruvllm.streams.client import Client
+from ruvllm.streams.clock import SystemClock
+from ruvllm.streams.connection import connected
 from ruvllm.streams.ingest import until_folded
 from ruvllm.streams.lineage import learnt_from
 from ruvllm.streams.proof.cluster import Cluster
+from ruvllm.streams.ranker_view import RankerView
+from ruvllm.streams.sender import Sender
 from ruvllm.streams.wiring import names_of
 
 pytestmark = pytest.mark.kafka
@@ -33,3 +41,25 @@ async def test_a_correction_is_learnt_and_answers_the_next_time(cluster: Cluster
         second = await client.ask(QUESTION)
     assert "Ada Quill" in second.text
     assert second.sources[0].snippet == "Ada Quill winds the harbour clock of Tarn Vessel."
+
+
+async def test_a_training_run_is_recorded_and_every_view_of_rankers_hears_of_it(cluster: Cluster) -> None:
+    # given a few judged answers; when the ranker is trained; then the run is recorded with what it read, and is
+    # held back: so few questions say nothing
+    names = names_of(cluster.settings)
+    sender = Sender(cluster.bootstrap, names, source="test")
+    async with connected(cluster.bootstrap, sender):
+        recorded = await train_and_publish(cluster.bootstrap, sender, SystemClock(), seed=1)
+    assert set(recorded.offsets) == {"interaction.recorded", "candidates.credited"}
+    assert (recorded.verdict.passed, recorded.checkpoint) == (False, None)
+    # and a process that starts now knows it
+    view = RankerView(cluster.bootstrap, names)
+    await view.start()
+    try:
+        give_up_at = time.monotonic() + 30
+        while view.rankers.last_run is None or view.rankers.last_run.run_id != recorded.run_id:
+            assert time.monotonic() < give_up_at
+            await asyncio.sleep(0.1)
+        assert view.rankers.current() is None
+    finally:
+        await view.stop()
