@@ -74,7 +74,7 @@ def _measured(
     context: typer.Context, folders: list[Path], protocol: str, feedback: str, seeds: int, noise: float
 ) -> dict[str, Any]:
     from ruvllm.streams.clock import SystemClock
-    from ruvllm.streams.proof.eval_retrieval import Evaluation
+    from ruvllm.streams.proof.eval_retrieval import Evaluation, check
     from ruvllm.streams.proof.report import report
     from ruvllm.streams.proof.retrieval_bench import Bench
     from ruvllm.streams.proof.retrieval_scores import curve_of, learned_minus_hybrid, summary
@@ -84,6 +84,7 @@ def _measured(
     settings = of(context).settings
     console = of(context).console
     pooled = load_sets(folders, paraphrased=settings.home / "paraphrases")
+    check(pooled, protocol, feedback)  # type: ignore[arg-type]
     console.print(f"{len(pooled.passages)} passages, {len(pooled.queries)} questions; embedding what is not kept yet")
     embedder = Wiring(settings, SystemClock()).embedder
     bench = Bench(pooled, embedder, settings.home / "cache" / "embeddings")

@@ -30,7 +30,7 @@ from ruvllm.models.attention.ranker import rank
 from ruvllm.models.attention.training import Example, train
 from ruvllm.streams.proof.retrieval_bench import DEPTH, Asked, Bench
 from ruvllm.streams.proof.retrieval_scores import Scores
-from ruvllm.streams.proof.retrieval_sets import Query
+from ruvllm.streams.proof.retrieval_sets import Pooled, Query
 
 Protocol = Literal["heldout", "repeat", "paraphrase", "stream", "noise", "shift", "labels"]
 Feedback = Literal["scalar", "served", "answers", "gold"]
@@ -93,15 +93,7 @@ class Evaluation:
             "shift": self._shift,
             "labels": self._labels,
         }
-        taught = self._queries
-        if protocol == "shift":
-            taught = [q for q in self._queries if q.of_set == self._bench.pooled.sets()[0]]
-        if self._feedback == "answers" and not any(query.answers for query in taught):
-            named = ", ".join(dict.fromkeys(query.of_set for query in taught))
-            raise InvalidRequest(
-                f"no question of {named} has `answers`: there is nothing to learn from",
-                hint="Take --feedback served (verdicts on what was served), or add a set that has answers.",
-            )
+        check(self._bench.pooled, protocol, self._feedback)
         protocols[protocol]()
 
     # --- protocols --------------------------------------------------------------------------------
@@ -120,8 +112,6 @@ class Evaluation:
     def _paraphrase(self) -> None:
         words = self._bench.pooled.paraphrases
         queries = [q for q in self._queries if q.query_id in words]
-        if not queries:
-            raise InvalidRequest("no set has paraphrases.jsonl.gz", hint="`ruvllm eval paraphrases DIR` makes them.")
         asked = self._bench.ask([words[q.query_id] for q in queries])
         for seed in range(self._seeds):
             learnt = self._learn(self._queries, seed)
@@ -130,9 +120,7 @@ class Evaluation:
             self._say(f"seed {seed}: {self._told()}")
 
     def _shift(self) -> None:
-        first, *others = self._bench.pooled.sets()
-        if not others:
-            raise InvalidRequest("`shift` needs two sets or more: learn on the first, measured on the others")
+        first = self._bench.pooled.sets()[0]
         learn = [q for q in self._queries if q.of_set == first]
         test = [q for q in self._queries if q.of_set != first]
         for seed in range(self._seeds):
@@ -275,6 +263,21 @@ class Evaluation:
         verdict = self.verdicts[-1]
         said = "passed" if verdict.passed else "held back"
         return f"gate {said}: {verdict.gain:+.3f} ± {verdict.error:.3f} on {verdict.questions} held-out questions"
+
+
+def check(pooled: Pooled, protocol: Protocol, feedback: Feedback) -> None:
+    """Raises InvalidRequest if the sets lack what protocol and feedback need: before hours of embedding."""
+    sets = pooled.sets()
+    if protocol == "shift" and len(sets) < 2:
+        raise InvalidRequest("`shift` needs two sets or more: learn on the first, measured on the others")
+    if protocol == "paraphrase" and not pooled.paraphrases:
+        raise InvalidRequest("no set has paraphrases.jsonl.gz", hint="`ruvllm eval paraphrases DIR` makes them.")
+    taught = sets[:1] if protocol == "shift" else sets
+    if feedback == "answers" and not any(query.answers for query in pooled.queries if query.of_set in taught):
+        raise InvalidRequest(
+            f"no question of {', '.join(taught)} has `answers`: there is nothing to learn from",
+            hint="Take --feedback served (verdicts on what was served), or add a set that has answers.",
+        )
 
 
 def _order(pool: Pool, scores: Float32s) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,14 +75,16 @@ async def fold_to_end(bootstrap: str, names: Names, new_memory: NewMemory, state
         consumer.assign(places)
         for place in places:
             consumer.seek(place, positions.get(str(place.partition), beginnings[place]))
-        folded = left_out = 0
+        folded = 0
+        left_out: list[str] = []
         while any([await consumer.position(place) < ends[place] for place in places]):
             for messages in (await consumer.getmany(timeout_ms=100, max_records=500)).values():
                 folded += len(messages)
                 left_out += _fold(memory, map(record_of, messages))
         reached = {str(place.partition): await consumer.position(place) for place in places}
+    _complain(left_out)
     offsets = {partition: offset for partition, offset in reached.items() if offset}
-    return Folded(memory, log_id, spans, offsets, snapshot, folded, left_out)
+    return Folded(memory, log_id, spans, offsets, snapshot, folded, len(left_out))
 
 
 def fold_file(file: Path, names: Names, new_memory: NewMemory) -> Folded:
@@ -93,9 +96,20 @@ def fold_file(file: Path, names: Names, new_memory: NewMemory) -> Folded:
     records = serial.topics.get(names.topic("memory.changed"), [])
     memory = new_memory()
     left_out = _fold(memory, records)
+    _complain(left_out)
     end = len(records)
     offsets = {"0": end} if end else {}
-    return Folded(memory, f"file/{file.absolute()}", {"0": (0, end)}, offsets, None, end, left_out)
+    return Folded(memory, f"file/{file.absolute()}", {"0": (0, end)}, offsets, None, end, len(left_out))
+
+
+async def log_now(bootstrap: str, names: Names) -> tuple[str, Spans]:
+    """The log of memory's id and what it spans now. Raises BrokerUnavailable."""
+    topic = names.topic("memory.changed")
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None)
+    async with connected(bootstrap, consumer):
+        places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
+        beginnings, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+    return await log_id_of(bootstrap, topic), {str(t.partition): (beginnings[t], ends[t]) for t in places}
 
 
 async def log_id_of(bootstrap: str, topic: str) -> str:
@@ -105,16 +119,21 @@ async def log_id_of(bootstrap: str, topic: str) -> str:
     return f"{cluster.get('cluster_id')}/{topic}"
 
 
-def _fold(memory: Memory, records: Iterable[Record]) -> int:
-    """Fold records; how many were left out, as `MemoryView` leaves them out."""
-    left_out = 0
+def _fold(memory: Memory, records: Iterable[Record]) -> list[str]:
+    """Fold records; why some were left out, as `MemoryView` leaves them out: a newer writer's, a foreign embedder's."""
+    left_out = []
     for record in records:
         try:
             fold(memory, read(record, CHANGES), record.offset)  # type: ignore[arg-type]
         except RuvllmError as error:
-            log.warning("memory_change_left_out", partition=record.partition, offset=record.offset, error=str(error))
-            left_out += 1
+            left_out.append(f"partition {record.partition}, offset {record.offset}: {error}")
     return left_out
+
+
+def _complain(left_out: list[str]) -> None:
+    """Once, however many there are: with another embedder than the log's it is all of them."""
+    if left_out:
+        log.warning("memory_changes_left_out", changes=len(left_out), first=left_out[0])
 
 
 def _start(
@@ -123,9 +142,7 @@ def _start(
     """The memory and offsets to go on from, and the worker's folder they were found in."""
     empty = new_memory()
     for folder in _latest_first(state_folder):
-        found = load_latest(
-            folder, log_id=log_id, spans=spans, embedder=empty.embedder, dimension=empty.dimension
-        )
+        found = load_latest(folder, log_id=log_id, spans=spans, embedder=empty.embedder, dimension=empty.dimension)
         if found is not None:
             return *found, folder
     return empty, {}, None
@@ -135,7 +152,7 @@ def _latest_first(state_folder: Path) -> list[Path]:
     """Workers' folders that hold a snapshot, the one written last first. A worker may change them meanwhile."""
     ages: dict[Path, float] = {}
     for folder in state_folder.glob("*/"):
-        written = [manifest.stat().st_mtime for manifest in folder.glob("*/manifest.json") if manifest.exists()]
-        if written:
-            ages[folder] = max(written)
+        for manifest in folder.glob("*/manifest.json"):
+            with suppress(FileNotFoundError):
+                ages[folder] = max(ages.get(folder, 0.0), manifest.stat().st_mtime)
     return sorted(ages, key=lambda folder: -ages[folder])
