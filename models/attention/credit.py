@@ -19,6 +19,8 @@ from ruvllm.models.memory.lexicon import Lexicon, words_of
 Float32s = NDArray[np.float32]
 RANK_SCALE = 10.0
 """Credit by words falls by e over this many ranks."""
+LEADS_SHARE = 0.5
+"""Of a carrier's credit, for what names it or is named by it."""
 SERVED_SCALE = 3.0
 WORTH_LEARNING = 0.5
 """A whole answer under this quality gives its passages no credit."""
@@ -26,10 +28,23 @@ SAYS_NOTHING = frozenset({"", "yes", "no", "true", "false"})
 
 
 def by_accepted_answer(ids: Sequence[str], answers: Collection[str], lexicon: Lexicon) -> Float32s:
-    """Candidates, best first, that hold an accepted answer as whole words."""
+    """Candidates, best first, that hold an accepted answer as whole words, and those that lead to one.
+
+    The answer stands in the last passage of a chain. One that names the title of a carrier, or that a carrier
+    names, may be the passage before it and has a share of its credit.
+    """
     wanted = [f" {key} " for answer in answers if (key := words_of(answer)) not in SAYS_NOTHING]
-    holds = np.array([any(key in lexicon[node_id].words for key in wanted) for node_id in ids], np.float32)
-    return (holds * np.exp(-np.arange(len(ids)) / RANK_SCALE)).astype(np.float32)
+    said = [lexicon[node_id] for node_id in ids]
+    holds = np.array([any(key in passage.words for key in wanted) for passage in said], np.float32)
+    by_rank = np.exp(-np.arange(len(ids)) / RANK_SCALE).astype(np.float32)
+    credit: Float32s = holds * by_rank
+    for carrier in np.flatnonzero(holds):
+        title = f" {said[carrier].title} "
+        for place, passage in enumerate(said):
+            named = len(title) > 4 and title in passage.words
+            if not holds[place] and (named or (len(passage.title) > 2 and f" {passage.title} " in said[carrier].words)):
+                credit[place] = max(credit[place], LEADS_SHARE * credit[carrier] * by_rank[place])
+    return credit
 
 
 def by_verdicts(ids: Sequence[str], served: Collection[str], right: Collection[str]) -> Float32s:

@@ -103,6 +103,7 @@ def find(
     if not memory.holds(tenant):
         return Finding((), EMPTY, candidate_graph(question, vector, EMPTY, Lexicon(), {}), 0.0)
     with memory.lock:  # one moment of memory
+        nodes = memory.nodes(tenant)
         hits = _hits(memory, tenant, vector, rules, where)
         seeds = hits if not where else _hits(memory, tenant, vector, rules, None)
         led = _led_to(memory, tenant, seeds[: rules.seeds], rules, now_s)
@@ -110,22 +111,22 @@ def find(
         words = memory.words(tenant)
         words.catch_up(CAUGHT_UP)
         near = [(h.node.node_id, h.similarity) for h in hits]
-        near += [(node_id, float(memory.vector(tenant, node_id) @ vector)) for node_id in led]
+        near += [(node_id, float(nodes[node_id].vector @ vector)) for node_id in led]
         pool = recall(
             question,
             near,
             words.keywords,
             words.lexicon,
             vector,
-            lambda node_id: memory.vector(tenant, node_id),
+            lambda node_id: nodes[node_id].vector,
             support,
             rules.recall,
         )
-        pool = _among(pool, led.keys(), memory, tenant, vector, support, where)
+        pool = _among(pool, [i for i in led if i in words.lexicon], nodes, vector, support, where)
         links = _links(memory, tenant, pool.ids, now_s)
         graph = candidate_graph(question, vector, pool, words.lexicon, links)
-        found = [_found(memory, tenant, pool, i, led, rules) for i in range(len(pool.ids))]
-        answers = _answers(memory, tenant, vector, support, rules, where)
+        found = [_found(nodes[node_id], pool, i, led, rules) for i, node_id in enumerate(pool.ids)]
+        answers = _answers(nodes, vector, support, rules, where)
     gain = np.array([max(0.0, f.score - max(f.cosine, float(pool.past[i]))) for i, f in enumerate(found)], np.float32)
     scores = rank(graph, pool.past, likeness, ranker) + np.float32(HYBRID_SCALE) * gain
     order = sorted(range(len(found)), key=lambda i: (-scores[i], pool.ids[i]))
@@ -177,17 +178,16 @@ def _led_to(
 def _among(
     pool: Pool,
     led: Collection[str],
-    memory: Memory,
-    tenant: str,
+    nodes: Mapping[str, Node],
     vector: Float32s,
     support: Mapping[str, float],
     where: Mapping[str, str] | None,
 ) -> Pool:
     """The pool with all that edges led to, and without what `where` does not let in."""
-    more = [node_id for node_id in led if node_id not in pool.ids and node_id in memory.words(tenant).lexicon]
-    vectors = [*pool.vectors, *(memory.vector(tenant, node_id) for node_id in more)]
-    if not vectors:
+    more = [node_id for node_id in led if node_id not in pool.ids]
+    if not more and (not where or not pool.ids):
         return pool
+    vectors = [*pool.vectors, *(nodes[node_id].vector for node_id in more)]
     zeros = np.zeros(len(more), np.float32)
     whole = Pool(
         ids=(*pool.ids, *more),
@@ -197,7 +197,7 @@ def _among(
         walk=np.concatenate([pool.walk, zeros]),
         past=np.concatenate([pool.past, [support.get(node_id, 0.0) for node_id in more]]).astype(np.float32),
     )
-    let_in = [i for i, node_id in enumerate(whole.ids) if _matches(memory.node(tenant, node_id), where)]
+    let_in = [i for i, node_id in enumerate(whole.ids) if _matches(nodes[node_id], where)]
     order = sorted(let_in, key=lambda i: (-whole.hybrid[i], whole.ids[i]))
     return Pool(
         ids=tuple(whole.ids[i] for i in order),
@@ -225,17 +225,14 @@ def _links(memory: Memory, tenant: str, ids: Collection[str], now_s: float) -> d
 
 
 def _found(
-    memory: Memory,
-    tenant: str,
+    node: Node,
     pool: Pool,
     place: int,
     led: Mapping[str, tuple[float, tuple[str, ...]]],
     rules: RetrievalRules,
 ) -> Found:
-    node_id, cosine = pool.ids[place], float(pool.cosines[place])
-    node = memory.node(tenant, node_id)
-    assert node is not None
-    by_edge, via = led.get(node_id, (0.0, ()))
+    cosine = float(pool.cosines[place])
+    by_edge, via = led.get(node.node_id, (0.0, ()))
     score = max(rules.score(cosine, by_edge) if by_edge else cosine, float(pool.past[place]))
     by_itself = cosine >= rules.floor and cosine >= by_edge
     return Found(node, cosine, score, () if by_itself else via)
@@ -248,15 +245,14 @@ def _counts(found: Found, past: float, led: Mapping[str, tuple[float, tuple[str,
 
 
 def _answers(
-    memory: Memory,
-    tenant: str,
+    nodes: Mapping[str, Node],
     vector: Float32s,
     support: Mapping[str, float],
     rules: RetrievalRules,
     where: Mapping[str, str] | None,
 ) -> tuple[Found, ...]:
     """Remembered answers to questions like this one, the best supported first."""
-    known = ((memory.node(tenant, node_id), value) for node_id, value in support.items() if value >= rules.past_floor)
+    known = ((nodes.get(node_id), value) for node_id, value in support.items() if value >= rules.past_floor)
     answers = [
         Found(node, float(node.vector @ vector), value)
         for node, value in known

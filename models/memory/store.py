@@ -192,10 +192,9 @@ class Memory:
         with self.lock:
             return bool(self._of(tenant).nodes)
 
-    def vector(self, tenant: str, node_id: str) -> Float32s:
-        """The (d,) vector of a known node. Raises KeyError if it is not known."""
-        with self.lock:
-            return self._of(tenant).nodes[node_id].vector
+    def nodes(self, tenant: str) -> Mapping[str, Node]:
+        """A tenant's nodes by id. Hold `lock` while you use it."""
+        return self._of(tenant).nodes
 
     def words(self, tenant: str) -> Words:
         """The words of one tenant's passages. Hold `lock` while you use it."""

@@ -1,7 +1,7 @@
 """The nearest of many unit vectors: an exact scan while they are few, HNSW when they are many.
 
 Invariant: results come best first, ties by key (over the graph: among what its beam found), and a
-similarity is computed the same way whichever path found the key. Equal vectors share one row, which is
+similarity is the same within 1e-6 whichever path found the key. Equal vectors share one row, which is
 row r of the matrix and label r of the graph: hundreds of copies of one passage (a licence, a footer)
 would link to each other only, and searches that enter there would never come out. A row without keys is
 used again. HNSW: Malkov and Yashunin 2018, by hnswlib. Not safe for threads: `store.Memory` holds a lock.
@@ -113,44 +113,45 @@ class VectorIndex:
         if among is not None:
             wanted = self._rows.keys() & set(among)
             rows = np.array(sorted({self._rows[key] for key in wanted}), np.int64)
-            return self._ranked(self._nearest_by_scan(rows, vector, k), vector, wanted)[:k]
+            return self._ranked(*self._nearest_by_scan(rows, vector, k), wanted)[:k]
         if self._graph is None or len(self._rows_by_content) < self._exact_below:
-            return self._ranked(self._nearest_by_scan(self._live_rows(), vector, k), vector)[:k]
-        return self._ranked(self._beam(vector, max(k, ef or max(64, 2 * k))), vector)[:k]
+            return self._ranked(*self._nearest_by_scan(self._live_rows(), vector, k))[:k]
+        return self._ranked(*self._beam(vector, max(k, ef or max(64, 2 * k))))[:k]
 
-    def _nearest_by_scan(self, rows: Rows, vector: Float32s, k: int) -> Rows:
-        """Of `rows` (ascending), all that may be among the k best and few others."""
-        if len(rows) <= k:
-            return rows
-        everything = len(rows) == len(self._keys)
-        similarities = (self._vectors[: len(rows)] if everything else self._vectors[rows]) @ vector
-        kth_best = np.partition(similarities, len(rows) - k)[len(rows) - k]
-        near: Rows = rows[similarities >= kth_best - SCAN_ERROR]
-        return near
+    def _nearest_by_scan(self, rows: Rows, vector: Float32s, k: int) -> tuple[Rows, Float32s]:
+        """Of `rows` (ascending), all that may be among the k best and few others; with their cosines."""
+        if len(rows) > k:
+            everything = len(rows) == len(self._keys)
+            similarities = (self._vectors[: len(rows)] if everything else self._vectors[rows]) @ vector
+            kth_best = np.partition(similarities, len(rows) - k)[len(rows) - k]
+            rows = rows[similarities >= kth_best - SCAN_ERROR]
+        # Row by row: a blocked matrix product does not promise the same for a row wherever it stands.
+        return rows, np.einsum("ij,j->i", self._vectors[rows], vector)
 
-    def _ranked(self, rows: Rows, vector: Float32s, wanted: Collection[str] | None = None) -> list[tuple[str, float]]:
-        # Row by row: the last bit must not depend on where a vector stands in the matrix, which a blocked
-        # matrix product does not promise.
-        exact = np.minimum(np.einsum("ij,j->i", self._vectors[rows], vector), np.float32(1.0))
+    def _beam(self, vector: Float32s, ef: int) -> tuple[Rows, Float32s]:
+        # All of the beam, not its k best: ties at the k-th fall by key. Its similarities are taken as they are:
+        # to read the vectors again would cost as much as the search, for they lie far apart.
+        k = min(ef, len(self._rows_by_content))
+        if self._graph.ef != ef:
+            self._graph.set_ef(ef)
+        try:
+            labels, distances = self._graph.knn_query(vector, k, num_threads=1)
+        except RuntimeError:  # fewer than k can be reached from the entry point
+            return self._nearest_by_scan(self._live_rows(), vector, k)
+        return labels[0].view(np.int64), 1.0 - distances[0]
+
+    def _ranked(
+        self, rows: Rows, similarities: Float32s, wanted: Collection[str] | None = None
+    ) -> list[tuple[str, float]]:
+        at_most_1 = np.minimum(similarities, np.float32(1.0))
         found = [
             (-similarity, key)
-            for row, similarity in zip(rows.tolist(), exact.tolist(), strict=True)
+            for row, similarity in zip(rows.tolist(), at_most_1.tolist(), strict=True)
             for key in self._keys[row]
             if wanted is None or key in wanted
         ]
         found.sort()
         return [(key, -minus) for minus, key in found]
-
-    def _beam(self, vector: Float32s, ef: int) -> Rows:
-        # All of the beam, not its k best: its similarities are known, and ties at the k-th fall by key.
-        k = min(ef, len(self._rows_by_content))
-        self._graph.set_ef(ef)
-        try:
-            labels, _ = self._graph.knn_query(vector, k, num_threads=1)
-        except RuntimeError:  # fewer than k can be reached from the entry point
-            return self._nearest_by_scan(self._live_rows(), vector, k)
-        found: Rows = labels[0].astype(np.int64)
-        return found
 
     def _live_rows(self) -> Rows:
         if not self._free:

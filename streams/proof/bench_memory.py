@@ -1,7 +1,7 @@
 """`ruvllm bench memory`: time, space and latency of memory by its size, beside raw hnswlib in the same run.
 
-Vectors are drawn near a 32-dimensional subspace, as embeddings of text lie (uniform ones in 384 dimensions
-have no neighbours worth finding); texts are drawn from a vocabulary by Zipf's law, with names in them.
+Vectors lie in clusters of a hundred, as embeddings of text do (uniform ones in 384 dimensions
+have no neighbours worth finding), queries beside them; texts follow Zipf's law, with names in them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from ruvllm.streams.proof.report import quantiles_ms, report
 
 Float32s = NDArray[np.float32]
 DIMENSION = 384
-INTRINSIC = 32
+CLUSTER = 100
+SPREAD = 0.8
 QUERIES = 200
+QUESTION_WORDS = 12
 EF = 64
 NEAREST = 64
 COMPARED = 10
@@ -52,8 +54,9 @@ def bench_memory(sizes: Sequence[int], *, seed: int, say: Say = lambda _: None) 
 
 def _row(size: int, seed: int) -> dict[str, Any]:
     draws = np.random.default_rng(seed)
-    basis = draws.standard_normal((INTRINSIC, DIMENSION)).astype(np.float32)
-    vectors, queries = _vectors(draws, basis, size), _vectors(draws, basis, QUERIES)
+    centres = draws.standard_normal((max(1, size // CLUSTER), DIMENSION)).astype(np.float32)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    vectors, queries = _vectors(draws, centres, size), _vectors(draws, centres, QUERIES)
     before = _resident()
     memory = Memory("bench", DIMENSION)
     texts = _Texts(draws)
@@ -72,7 +75,7 @@ def _row(size: int, seed: int) -> dict[str, Any]:
     index = memory.index(TENANT, "document")
     found, index_s = _timed(lambda q: [key for key, _ in index.search(q, NEAREST, ef=EF)], queries)
     _, search_s = _timed(lambda q: memory.search(TENANT, q, NEAREST), queries)
-    question = texts.one()[1]
+    question = " ".join(texts.one()[1].split()[:QUESTION_WORDS])
     _, find_s = _timed(
         lambda q: find(memory, TENANT, question, q, RetrievalRules(), now_s=0.0).passages, queries[: QUERIES // 2]
     )
@@ -94,10 +97,12 @@ def _row(size: int, seed: int) -> dict[str, Any]:
     return row
 
 
-def _vectors(draws: np.random.Generator, basis: Float32s, count: int) -> Float32s:
-    flat = draws.standard_normal((count, INTRINSIC)).astype(np.float32) @ basis
-    flat += 0.3 * np.sqrt(INTRINSIC) * draws.standard_normal(flat.shape).astype(np.float32)
-    unit: Float32s = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+def _vectors(draws: np.random.Generator, centres: Float32s, count: int) -> Float32s:
+    """Around their centres, at cosines of about 0.6 with each other within a cluster."""
+    of = centres[draws.integers(0, len(centres), count)]
+    spread = draws.standard_normal((count, DIMENSION)).astype(np.float32)
+    vectors = of + SPREAD * spread / np.linalg.norm(spread, axis=1, keepdims=True)
+    unit: Float32s = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return unit
 
 

@@ -117,9 +117,17 @@ def test_the_graph_is_really_used_above_the_threshold(tmp_path):
     assert index_of(vectors[:100], 100).save_graph(tmp_path / "graph") is not None
     # and a wider beam finds at least as much as the narrowest
     index, exact, queries = index_of(clustered(2500), 100), index_of(clustered(2500), 10**9), clustered(60, 2)
-    narrow = sum(index.search(q, 5, ef=5) == exact.search(q, 5) for q in queries)
-    wide = sum(index.search(q, 5, ef=400) == exact.search(q, 5) for q in queries)
-    assert narrow < wide >= 59
+    best = [exact.search(q, 5) for q in queries]
+    narrow, wide = ([index.search(q, 5, ef=ef) for q in queries] for ef in (5, 400))
+    same = [sum(keys(a) == keys(b) for a, b in zip(found, best, strict=True)) for found in (narrow, wide)]
+    assert same[0] < same[1] >= 59
+    # and says the same of what both find
+    for a, b in zip(wide, best, strict=True):
+        assert all(abs(dict(a).get(key, cosine) - cosine) < 1e-6 for key, cosine in b)
+
+
+def keys(found):
+    return [key for key, _ in found]
 
 
 @pytest.mark.parametrize("exact_below", [50, 10**9], ids=["graph", "scan"])
