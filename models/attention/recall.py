@@ -65,13 +65,14 @@ def recall(
         return cosine[node_id] + HYBRID_KEYWORDS * share.get(node_id, 0.0)
 
     def best_first(node_ids: Iterable[str]) -> list[str]:
-        return sorted(node_ids, key=lambda node_id: (-hybrid(node_id), node_id))
+        return [node_id for _, node_id in sorted([(-hybrid(node_id), node_id) for node_id in node_ids])]
 
     order = best_first(cosine)
     walked = _walk(question, order, hybrid, lexicon, rules)
     chosen = dict.fromkeys(order[: rules.hybrid])
     chosen |= dict.fromkeys(node_id for node_id in order if past.get(node_id, 0.0) > 0)
-    chosen |= dict.fromkeys(sorted(walked, key=lambda node_id: (-walked[node_id], node_id))[: rules.walked])
+    heaviest = sorted([(-mass, node_id) for node_id, mass in walked.items()])[: rules.walked]
+    chosen |= dict.fromkeys(node_id for _, node_id in heaviest)
     linked = _linked(order[: rules.linked_from], lexicon, rules) - chosen.keys()
     ids = best_first([*list(chosen), *best_first(linked)][: rules.most])
 

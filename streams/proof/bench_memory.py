@@ -107,15 +107,19 @@ def _vectors(draws: np.random.Generator, centres: Float32s, count: int) -> Float
 
 
 class _Texts:
-    """Titles and texts of 60 words by Zipf's law; one word in twelve is a name."""
+    """Titles and texts of 60 words; one in twelve is a name. Frequencies are those of content words: Zipf's
+    law from the fiftieth rank on (the commonest words are stop words, which the index leaves out).
+    """
 
     def __init__(self, draws: np.random.Generator) -> None:
         self._draws = draws
         self._words = np.array([f"word{i}" for i in range(20_000)])
+        shares = 1.0 / (50.0 + np.arange(len(self._words)))
+        self._below = np.cumsum(shares) / shares.sum()
         self._names = np.array([f"Name{i}" for i in range(50_000)])
 
     def one(self) -> tuple[str, str]:
-        words = self._words[np.minimum(self._draws.zipf(1.3, 60), len(self._words)) - 1].tolist()
+        words = self._words[np.searchsorted(self._below, self._draws.random(60))].tolist()
         names = self._names[self._draws.integers(0, len(self._names), 5)].tolist()
         words[::12] = names
         return names[0], " ".join(words)
