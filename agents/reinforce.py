@@ -26,9 +26,10 @@ from ruvllm.models.attention.credit import by_accepted_answer, by_verdicts
 from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.edge_strength import LEAST_OUTCOMES
 from ruvllm.models.memory.edges import contributed
+from ruvllm.models.memory.found import Hit
 from ruvllm.models.memory.lexicon import names_of, terms_of, words_of
 from ruvllm.models.memory.reinforcement import THETA, Addition, Used, additions, values
-from ruvllm.models.memory.store import Hit, Memory
+from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import Origin
 from ruvllm.schemas.ids import content_id

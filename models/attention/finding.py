@@ -23,9 +23,10 @@ from ruvllm.models.attention.past_questions import ALIKE_FROM, NEAREST
 from ruvllm.models.attention.ranker import rank
 from ruvllm.models.attention.recall import RecallRules, recall
 from ruvllm.models.memory.edge_strength import LEAST_WEIGHT
+from ruvllm.models.memory.found import Hit
 from ruvllm.models.memory.lexicon import Lexicon
 from ruvllm.models.memory.node import Node
-from ruvllm.models.memory.store import Hit, Memory
+from ruvllm.models.memory.store import Memory
 
 Float32s = NDArray[np.float32]
 PASSAGES = ("document", "concept")

@@ -19,12 +19,13 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from ruvllm.errors import InvalidConfiguration, InvalidRequest
 from ruvllm.models.memory.edges import Edges
+from ruvllm.models.memory.expansion import walk
+from ruvllm.models.memory.found import Hit, Reached, Stats
 from ruvllm.models.memory.node import Contents, Edge, Float32s, Node
 from ruvllm.models.memory.vector_index import VectorIndex
 from ruvllm.models.memory.words import Words
@@ -33,34 +34,6 @@ DEFAULT_HALF_LIFE_S = 30 * 86_400.0
 UNIT_LENGTH_TOLERANCE = 1e-3
 WORDED = frozenset({"document", "concept"})
 """Kinds of node whose words are indexed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A node found by its vector. `similarity` is the cosine, -1 to 1."""
-
-    node: Node
-    similarity: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """A node found through edges. `weight` is their product on the best path, `via` that path."""
-
-    node: Node
-    hops: int
-    weight: float
-    via: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """How much is held. `edges` counts those that wait for a node too."""
-
-    tenants: int
-    nodes: int
-    nodes_by_kind: Mapping[str, int]
-    edges: int
 
 
 @dataclass(slots=True)
@@ -72,14 +45,6 @@ class _Tenant:
     members: dict[str, dict[str, Node]] = field(default_factory=dict)  # of learnt nodes: id -> maker -> node
     indexes: dict[str, VectorIndex] = field(default_factory=dict)
     words: Words | None = None  # made when first needed: it holds a writer and its buffers
-
-
-class _Path(NamedTuple):
-    """Smaller is better: heavier, then shorter, then by edge ids."""
-
-    minus_weight: float
-    hops: int
-    via: tuple[str, ...]
 
 
 class Memory:
@@ -284,19 +249,7 @@ class Memory:
         """
         with self.lock:
             state = self._of(tenant)
-            best = {seed: _Path(-1.0, 0, ()) for seed in seeds if seed in state.nodes}
-            frontier = dict(best)
-            for hop in range(1, hops + 1):
-                improved: dict[str, _Path] = {}
-                for node_id, (minus, _, via) in frontier.items():
-                    for edge_weight, edge in self._heaviest(state, node_id, now, limit_per_node, relations):
-                        end = edge.other(node_id)
-                        path = _Path(minus * edge_weight, hop, (*via, edge.edge_id))
-                        if end not in best or path < best[end]:
-                            best[end] = improved[end] = path
-                frontier = improved
-            order = sorted((path[:2], node_id) for node_id, path in best.items() if path[1])
-            return [Reached(state.nodes[node_id], hop, -minus, best[node_id][2]) for (minus, hop), node_id in order]
+            return walk(state.nodes, state.edges, seeds, hops, now, limit_per_node, relations)
 
     def stats(self) -> Stats:
         with self.lock:
@@ -345,14 +298,6 @@ class Memory:
         if tenant not in self._tenants:
             self._tenants[tenant] = _Tenant(Edges(self.half_life_s))
         return self._tenants[tenant]
-
-    def _heaviest(
-        self, state: _Tenant, node_id: str, now: float, limit: int, relations: Collection[str] | None
-    ) -> list[tuple[float, Edge]]:
-        among = state.edges.at(node_id, state.nodes)
-        edges = (e for e in among if (relations is None or e.relation in relations) and state.edges.leads(e, now))
-        weighed = ((state.edges.weight(edge, now), edge) for edge in edges)
-        return heapq.nsmallest(limit, weighed, key=lambda pair: (-pair[0], pair[1].edge_id))
 
     def _head(self, node: Node) -> Node:
         """The node that shows once this one is put: the earliest of its members, or itself."""

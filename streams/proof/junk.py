@@ -28,8 +28,9 @@ from ruvllm.models.judge.item import Item
 from ruvllm.models.judge.item import Served as Shown
 from ruvllm.models.judge.judge import Judge
 from ruvllm.models.judge.weights import packaged_weights
+from ruvllm.models.memory.found import Hit
 from ruvllm.models.memory.node import Node
-from ruvllm.models.memory.store import Hit, Memory
+from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.flow import Origin
 from ruvllm.schemas.memory import MemoryChange
 from ruvllm.schemas.outcome import Judged, Served
