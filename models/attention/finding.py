@@ -6,7 +6,8 @@ has a little more than the better one. What was learnt comes on top: past questi
 them, and a ranker that passed its gate orders the candidates of questions like those that it learnt from.
 
 Left out is what is not memory of this question: what scores under the floor, was not led to by a strong
-edge of a good hit, and did not answer a question like this one.
+edge of a good hit, and did not answer a question like this one. If there is any at all, a trusted ranker
+chooses among all candidates: the second passage of a chain may resemble the question in nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from ruvllm.models.attention.candidate_graph import CandidateGraph, Link, Pool, candidate_graph
 from ruvllm.models.attention.graph_attention import HYBRID_SCALE, GraphAttention
 from ruvllm.models.attention.past_questions import ALIKE_FROM, NEAREST
-from ruvllm.models.attention.ranker import rank
+from ruvllm.models.attention.ranker import Trust, rank
 from ruvllm.models.attention.recall import RecallRules, recall
 from ruvllm.models.memory.edge_strength import LEAST_WEIGHT
 from ruvllm.models.memory.found import Hit
@@ -129,9 +130,14 @@ def find(
         found = [_found(nodes[node_id], pool, i, led, rules) for i, node_id in enumerate(pool.ids)]
         answers = _answers(nodes, vector, support, rules, where)
     gain = np.array([max(0.0, f.score - max(f.cosine, float(pool.past[i]))) for i, f in enumerate(found)], np.float32)
-    scores = rank(graph, pool.past, likeness, ranker) + np.float32(HYBRID_SCALE) * gain
+    trusted = Trust().in_ranker(likeness) if ranker is not None else 0.0
+    by_edges = np.float32(HYBRID_SCALE * (1.0 - trusted)) * gain  # a ranker sees the edges itself
+    scores = rank(graph, pool.past, likeness, ranker) + by_edges
     order = sorted(range(len(found)), key=lambda i: (-scores[i], pool.ids[i]))
-    served = [found[i] for i in order if _counts(found[i], float(pool.past[i]), led, rules)]
+    counts = [_counts(f, float(pool.past[i]), led, rules) for i, f in enumerate(found)]
+    if any(counts) and trusted > 0.5:
+        counts = [True] * len(found)  # the ranker knows better than a cosine what belongs to what
+    served = [found[i] for i in order if counts[i]]
     return Finding((*answers, *served)[: rules.passages], pool, graph, likeness)
 
 

@@ -29,6 +29,10 @@ class Trust:
     same_from: float = 0.8
     same_to: float = 0.95
 
+    def in_ranker(self, likeness: float) -> float:
+        """The share of a ranker's word in the order, 0 to 1."""
+        return _rise(likeness, self.learnt_from, self.learnt_to)
+
 
 def rank(
     graph: CandidateGraph,
@@ -42,7 +46,7 @@ def rank(
     hybrid = HYBRID_SCALE * graph.nodes[:, HYBRID]
     scores: Float32s = hybrid - hybrid.mean() if len(hybrid) else hybrid
     if ranker is not None and len(hybrid):
-        share = _rise(likeness, trust.learnt_from, trust.learnt_to)
+        share = trust.in_ranker(likeness)
         if share > 0:
             net = ranker.score(graph)
             scores = scores + np.float32(share) * (net - net.mean() - scores)

@@ -7,6 +7,7 @@ import pytest
 from ruvllm.agents.documents import DocumentKeeper
 from ruvllm.agents.memory_fold import fold
 from ruvllm.agents.retrieve import passage_of, retrieve
+from ruvllm.models.attention.candidate_graph import HYBRID
 from ruvllm.models.attention.finding import RetrievalRules, find
 from ruvllm.models.embedding import HashingEmbedder
 from ruvllm.models.memory.node import Edge, Node
@@ -228,3 +229,57 @@ def two_passage_questions():
 def place(passage):
     """Where a passage stands, as questions.jsonl says it."""
     return passage.document_id, passage.title.rsplit(" > ", 1)[-1]
+
+
+# --- with what was learnt ---------------------------------------------------------------------------------
+
+
+class Backwards:
+    """A ranker that puts last what the hybrid puts first."""
+
+    def score(self, graph):
+        return -graph.nodes[:, HYBRID]
+
+
+def with_past(store, question_vector, target, amount):
+    """The store with a past question that an outcome linked to a node."""
+    store.put_node(
+        Node("q", "default", "question", "", "Asked before?", None, 0, {}, "test", question_vector, NOW, "ix-1")
+    )
+    edge = Edge("q-t", "default", "q", target, "answered_by")
+    store.contribute(edge, "", amount, NOW, outcomes=1)
+    return store
+
+
+def test_a_past_question_leads_to_what_answered_it_though_it_resembles_nothing():
+    # given a node that the question does not resemble, which answered the same question before
+    store = with_past(memory({"near": 0.5, "answer": 0.0}), QUERY, "answer", 1.0)
+    # when the question is asked again; then that node comes, first
+    assert list(found(store)) == ["answer", "near"]
+    # and for a question unlike the past one it does not
+    far = with_past(memory({"near": 0.5, "answer": 0.0}), np.array([0, 0, 1, 0], np.float32), "answer", 1.0)
+    assert list(found(far)) == ["near"]
+
+
+def test_a_question_is_not_a_passage_and_an_answer_is_found_by_its_question_alone():
+    # given a past question and a remembered answer near the query; when searched; then neither is found by itself
+    store = memory({"near": 0.5})
+    for node_id, kind in (("q", "question"), ("a", "answer")):
+        store.put_node(Node(node_id, "default", kind, "", "Said.", None, 0, {}, "test", QUERY, NOW, "ix-1"))
+    assert list(found(store)) == ["near"]
+    # and when the question leads to the answer; then it comes first
+    store.contribute(Edge("q-a", "default", "q", "a", "answered_by"), "", 1.0, NOW, outcomes=1)
+    assert list(found(store)) == ["a", "near"]
+
+
+def test_a_ranker_is_trusted_on_questions_like_those_it_learnt_from_and_on_no_others():
+    # given a ranker with an order of its own, and a past question that is like this one
+    store = with_past(memory({"a": 0.9, "b": 0.5, "c": 0.1}), towards(0.4), "elsewhere", 1.0)
+    rules = RetrievalRules(floor=0.3)
+    # when searched; then its order counts, and it may choose what is under the floor
+    learnt = find(store, "default", "?", QUERY, rules, now_s=NOW, ranker=Backwards())
+    assert [f.node.node_id for f in learnt.passages] == ["c", "b", "a"]
+    # and for a question that is unlike all past ones it does not
+    far = with_past(memory({"a": 0.9, "b": 0.5, "c": 0.1}), np.array([0, 0, 1, 0], np.float32), "elsewhere", 1.0)
+    unlearnt = find(far, "default", "?", QUERY, rules, now_s=NOW, ranker=Backwards())
+    assert [f.node.node_id for f in unlearnt.passages] == ["a", "b"]
