@@ -30,7 +30,7 @@ from ruvllm.streams.log_reader import record_of
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record
 from ruvllm.streams.sender import Sender
-from ruvllm.streams.topics import admin
+from ruvllm.streams.topics import log_id_of
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +146,8 @@ class MemoryView:
             places = [TopicPartition(self._topic, p) for p in self._positions]
             beginnings = await consumer.beginning_offsets(places)
             ends = await consumer.end_offsets(places)
-            await self._go_on(await self._read_log_id(), {t.partition: (beginnings[t], ends[t]) for t in places})
+            log_id = await log_id_of(self._bootstrap, self._topic)
+            await self._go_on(log_id, {t.partition: (beginnings[t], ends[t]) for t in places})
             consumer.assign(places)
             for place in places:
                 consumer.seek(place, self._positions[place.partition])
@@ -166,12 +167,6 @@ class MemoryView:
                 await self._report()
         finally:
             await consumer.stop()
-
-    async def _read_log_id(self) -> str:
-        """Which log this is: a cluster's id is drawn when its storage is formatted. Raises BrokerUnavailable."""
-        async with admin(self._bootstrap) as client:
-            cluster = await client.describe_cluster()
-        return f"{cluster.get('cluster_id')}/{self._topic}"
 
     async def _go_on(self, log_id: str, spans: Mapping[int, tuple[int, int]]) -> None:
         """Place the view in the log (`spans`: partition -> first and next offset), at first by a snapshot.

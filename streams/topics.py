@@ -107,6 +107,16 @@ async def topic_states(client: AIOKafkaAdminClient, names: Names) -> list[TopicS
     return [TopicState(name, keeping, count, present.get(name, 0)) for name, keeping, count in wanted]
 
 
+async def log_id_of(bootstrap: str, topic: str) -> str:
+    """Which log this is, as snapshots name it: a cluster's id is drawn when its storage is formatted.
+
+    Raises BrokerUnavailable.
+    """
+    async with admin(bootstrap) as client:
+        cluster = await client.describe_cluster()
+    return f"{cluster.get('cluster_id')}/{topic}"
+
+
 async def ensure_topics(bootstrap: str, names: Names, *, replication: int, wait_s: float = 30.0) -> list[TopicState]:
     """Make what is missing, check what is there. Returns what was made.
 

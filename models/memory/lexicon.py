@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,9 +50,10 @@ def wording(title: str, text: str) -> Wording:
     """Take a passage apart. A bracket at a title's end, as in "Ripon (ship)", tells apart; it is no name."""
     name = words_of(re.sub(r"\s*\([^)]*\)\s*$", "", title.replace("_", " ")))
     whole = f"{title.replace('_', ' ')} {text}"
-    return Wording(
-        terms=frozenset(terms_of(whole)),
-        names=tuple(sorted({*names_of(text), *([name] if len(name) > 2 else [])})),
+    names = sorted({*names_of(text), *([name] if len(name) > 2 else [])})
+    return Wording(  # words are interned: passages share them
+        terms=frozenset(map(sys.intern, terms_of(whole))),
+        names=tuple(map(sys.intern, names)),
         title=name,
         title_terms=frozenset(terms_of(name)),
         words=f" {words_of(whole)} ",

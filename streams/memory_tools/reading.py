@@ -25,7 +25,7 @@ from ruvllm.streams.guard import read
 from ruvllm.streams.log_reader import partitions_of, record_of
 from ruvllm.streams.records import Record
 from ruvllm.streams.serial import SerialLog
-from ruvllm.streams.topics import admin
+from ruvllm.streams.topics import log_id_of
 from ruvllm.streams.topology import Names
 
 log = structlog.get_logger(__name__)
@@ -110,13 +110,6 @@ async def log_now(bootstrap: str, names: Names) -> tuple[str, Spans]:
         places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
         beginnings, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
     return await log_id_of(bootstrap, topic), {str(t.partition): (beginnings[t], ends[t]) for t in places}
-
-
-async def log_id_of(bootstrap: str, topic: str) -> str:
-    """Which log this is, as snapshots name it: a cluster's id is drawn when its storage is formatted."""
-    async with admin(bootstrap) as client:
-        cluster = await client.describe_cluster()
-    return f"{cluster.get('cluster_id')}/{topic}"
 
 
 def _fold(memory: Memory, records: Iterable[Record]) -> list[str]:
