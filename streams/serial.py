@@ -8,7 +8,7 @@ the log outlives the process: on opening, state and memory are folded from it.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -136,7 +136,10 @@ class SerialSystem:
         *,
         file: Path | None = None,
         clock: Clock | None = None,
+        without: Collection[str] = (),
     ) -> None:
+        """`without`: stages that are stopped; what they consume stays in the log."""
+        self._stages = tuple(stage for stage in STAGES if stage.name not in without)
         self.settings = settings or load_settings()
         self.clock = clock or SystemClock()
         self.log = SerialLog(file)
@@ -228,7 +231,7 @@ class SerialSystem:
         handled = 0
         while True:
             before = handled
-            for stage in STAGES:
+            for stage in self._stages:
                 handled += await self._run_stage(stage)
             self._fold_memory()
             if handled == before:

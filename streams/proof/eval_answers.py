@@ -20,6 +20,7 @@ from ruvllm.streams.serial import SerialSystem
 from ruvllm.streams.settings import Settings
 
 MAX_TOKENS = 48
+LOOP_A = ("judge", "verify", "reinforce")
 Say = Callable[[str], None]
 
 
@@ -38,7 +39,7 @@ async def eval_answers(
     unanswerable = load_unanswerable(folder)[:limit]
     results: dict[str, Any] = {}
     answers: list[dict[str, Any]] = []
-    async with SerialSystem(settings) as system:
+    async with SerialSystem(settings, without=LOOP_A) as system:  # memory must not learn from one question to the next
         await system.send(*documents_in([folder / "corpus"]))
         await system.run()
         passages = system.memory.stats().nodes

@@ -4,6 +4,9 @@ import pytest
 
 from ruvllm.schemas.outcome import Judged
 from ruvllm.schemas.request import Rate
+from ruvllm.streams.serial import SerialSystem
+from ruvllm.streams.settings import load_settings
+from tests.serial.conftest import FLAGS
 from tests.serial.island import GOATS, LAMPS, ingest
 
 
@@ -63,3 +66,19 @@ async def test_memory_from_the_log_is_what_learning_left(island, open_system, tm
     async with open_system(file=file) as other:
         # then its memory is the same
         assert other.memory.digest() == digest
+
+
+async def test_a_stage_that_is_stopped_learns_nothing_and_catches_up_later(clock, tmp_path):
+    # given a system without the judge, on a log in a file; when a question is answered and rated
+    settings = load_settings({**FLAGS, "home": str(tmp_path)}, environ={})
+    file = tmp_path / "log.jsonl"
+    async with SerialSystem(settings, file=file, clock=clock, without=("judge",)) as stopped:
+        await ingest(stopped, lamps=LAMPS)
+        await rate(stopped, await stopped.ask("Who keeps the great lamp?"), rating=5)
+        assert stopped.events("outcome.judged") == []
+        nodes = stopped.memory.stats().nodes
+    # and the judge runs again; then it judges what it has missed, and memory learns from it
+    async with SerialSystem(settings, file=file, clock=clock) as whole:
+        await whole.run()
+        assert [e.by for e in whole.events("outcome.judged")][-1] == "task"
+        assert whole.memory.stats().nodes > nodes
