@@ -7,7 +7,7 @@ answer says so. A redelivered request draws with the same seed, so its answer is
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from ruvllm.models.pool.job import Job
 from ruvllm.models.pool.pool import Pool
 from ruvllm.models.pool.prompt import ABSTENTION, PROMPT_VERSION, Prompt, PromptPassage, build_prompt
 from ruvllm.models.pool.token_estimate import CountTokens
-from ruvllm.schemas.flow import Generated, Generation, Routed
+from ruvllm.schemas.flow import Generated, Generation, Passage, Routed
 from ruvllm.schemas.request import Usage
 
 NOTHING_IN_MEMORY = "I don't know: memory holds nothing on this."
@@ -74,7 +74,7 @@ def _compose(
     prompt = build_prompt(
         event.request.question,
         [(m.role, m.content) for m in event.history],
-        [PromptPassage(p.node_id, p.title, p.text, p.score) for p in event.retrieval.passages],
+        _in_order(event.retrieval.passages),
         budget_tokens=route.context_tokens - max_tokens,
         count_tokens=count_tokens,
         grounding=constraints.grounding,
@@ -90,6 +90,11 @@ def _compose(
         stop=constraints.stop,
     )
     return job, prompt
+
+
+def _in_order(passages: Sequence[Passage]) -> list[PromptPassage]:
+    """Passages for the prompt; their order is retrieve's, which may have learnt it."""
+    return [PromptPassage(p.node_id, p.title, p.text, -float(place)) for place, p in enumerate(passages)]
 
 
 def _seed(event: Routed) -> int:

@@ -23,10 +23,11 @@ from ruvllm.models.judge.item import Item, Judgement
 from ruvllm.models.judge.item import Served as Shown
 from ruvllm.models.judge.judge import Judge
 from ruvllm.models.judge.verdict import by_task
+from ruvllm.models.judge.wording import words
 from ruvllm.models.pool.chat_template import ChatTemplate
 from ruvllm.models.pool.pool import Pool
 from ruvllm.schemas.event import Event
-from ruvllm.schemas.flow import Interaction, Origin, RatingAccepted
+from ruvllm.schemas.flow import Interaction, Origin, Passage, RatingAccepted
 from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState, Served
 
 
@@ -153,10 +154,11 @@ class JudgeDesk:
             reasons=judged.reasons,
             client=interaction.request.client or "",
             question=interaction.request.question,
+            follows_on=bool(interaction.history),
             query_vector=interaction.retrieval.query_vector,
             embedder=interaction.retrieval.embedder,
             answer=interaction.generation.text,
-            accepted=_last(state.ratings, "correction") or _last(state.ratings, "expected"),
+            accepted=_accepted(state.ratings),
             served=tuple(
                 Served(
                     node_id=p.node_id,
@@ -166,6 +168,7 @@ class JudgeDesk:
                     via=p.via,
                 )
                 for p in interaction.retrieval.passages
+                if p.node_id in interaction.generation.context_nodes
             ),
             candidates=interaction.retrieval.candidates.node_ids if interaction.retrieval.candidates else (),
             tier=interaction.route.tier if interaction.route else None,
@@ -221,15 +224,28 @@ async def settle(
     )
 
 
+def _evidence(interaction: Interaction) -> list[Passage]:
+    """The passages that stood in the prompt, without what memory remembers of its own answers."""
+    assert interaction.retrieval is not None and interaction.generation is not None
+    shown = interaction.generation.context_nodes
+    return [p for p in interaction.retrieval.passages if p.node_id in shown and p.node_kind != "answer"]
+
+
 def _item(interaction: Interaction) -> Item:
     assert interaction.retrieval is not None and interaction.generation is not None
     return Item(
         question=interaction.request.question,
         answer=interaction.generation.text,
-        served=tuple(Shown(p.node_id, p.text) for p in interaction.retrieval.passages),
+        served=tuple(Shown(p.node_id, p.text) for p in _evidence(interaction)),
         abstained=interaction.generation.finish_reason == "abstained",
         confidence=interaction.generation.confidence,
     )
+
+
+def _accepted(ratings: tuple[RatingAccepted, ...]) -> str | None:
+    """What users say is right, if there are words in it."""
+    told = (_last(ratings, "correction"), _last(ratings, "expected"))
+    return next((text for text in told if text and words(text)), None)
 
 
 def _last(ratings: tuple[RatingAccepted, ...], verdict: str) -> Any:

@@ -68,7 +68,7 @@ def fold(memory: Memory, change: MemoryChange, offset: int = -1) -> None:
             at = change.time.timestamp()
             memory.contribute(edge, change.client, change.amount, at, outcomes=change.outcomes)
         case EdgePruned():
-            memory.prune_edge(change.tenant, change.edge_id, applied=offset)
+            memory.prune_edge(change.tenant, change.edge_id, change.time.timestamp(), applied=offset)
 
 
 def _node(change: NodeAdded) -> Node:

@@ -27,7 +27,7 @@ from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.edge_strength import LEAST_OUTCOMES
 from ruvllm.models.memory.edges import contributed
 from ruvllm.models.memory.found import Hit
-from ruvllm.models.memory.lexicon import names_of, terms_of, words_of
+from ruvllm.models.memory.lexicon import Lexicon, names_of, words_of
 from ruvllm.models.memory.reinforcement import THETA, Addition, Used, additions, values
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.event import Event
@@ -44,6 +44,9 @@ from ruvllm.schemas.memory import (
 )
 from ruvllm.schemas.outcome import CandidatesCredited, Contribution, Judged, ReinforcementState
 from ruvllm.schemas.vector import Float32s
+
+TITLE_CHARS = 300
+"""Of the question that an answer is remembered under: it stands in other users' prompts."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,12 @@ class Reinforcement:
     # --- nodes ------------------------------------------------------------------------------------
 
     async def _nodes(self, event: Judged) -> list[NodeAdded]:
-        """The question's node and the answer's, as far as this outcome is worth remembering."""
+        """The question's node and the answer's, as far as this outcome is worth remembering.
+
+        What was asked within a conversation is not: the same words mean something else in another.
+        """
+        if event.follows_on:
+            return []
         memory = self._source.memory
         value = values(_used(event), event.quality, answer_known=event.accepted is not None)
         answer = self._answer_to_remember(event, memory)
@@ -154,7 +162,7 @@ class Reinforcement:
             "change_id": content_id("ch", node_id, event.interaction_id, str(event.revision)),
             "node_id": node_id,
             "node_kind": kind,
-            "title": event.question if kind == "answer" else "",
+            "title": event.question[:TITLE_CHARS] if kind == "answer" else "",
             "text": text,
             "embedder": event.embedder,
             "vector": vector,
@@ -169,9 +177,8 @@ class Reinforcement:
         near = memory.search(tenant, vector, 1, kinds=(kind,)) if np.any(vector) else []
         if not near or near[0].similarity < self._rules.same:
             return None
-        key = set(terms_of(text)) if kind == "answer" else particulars(text)
-        known = near[0].node.text
-        return near[0] if key == (set(terms_of(known)) if kind == "answer" else particulars(known)) else None
+        tells_apart = words_of if kind == "answer" else particulars
+        return near[0] if tells_apart(text) == tells_apart(near[0].node.text) else None
 
     def _move_nodes(
         self, out: Outbox, event: Judged, nodes: list[NodeAdded], before: ReinforcementState | None
@@ -231,7 +238,7 @@ class Reinforcement:
                 out.add(
                     EdgePruned(
                         tenant=event.tenant,
-                        time=event.time,
+                        time=self._clock.now(),
                         change_id=content_id("ch", edge_id, event.interaction_id, str(event.revision), "pruned"),
                         edge_id=edge_id,
                         reason="its outcomes left it without weight",
@@ -244,10 +251,12 @@ class Reinforcement:
             return
         right = [served.node_id for served in event.served if served.support >= THETA]
         if event.accepted is not None:
-            with self._source.memory.lock:
-                lexicon = self._source.memory.words(event.tenant).lexicon
-                known = [node_id for node_id in event.candidates if node_id in lexicon]
-                found = by_accepted_answer(known, [event.accepted], lexicon)
+            said = Lexicon()
+            for node_id in event.candidates:
+                if (node := self._source.memory.node(event.tenant, node_id)) is not None:
+                    said.add(node_id, node.title, node.text)
+            known = [node_id for node_id in event.candidates if node_id in said]
+            found = by_accepted_answer(known, [event.accepted], said)
             credit = dict(zip(known, found.tolist(), strict=True))
         else:
             found = by_verdicts(event.candidates, event.candidates, right) * np.float32(event.quality >= THETA)
@@ -298,8 +307,13 @@ def _key(event: Judged) -> str:
 
 def _question_id(event: Judged) -> str:
     """Of the node of a question: two askings of the same words are one question."""
-    return content_id("n", event.tenant, "question", words_of(event.question))
+    return content_id("n", event.tenant, "question", _plain(event.question))
 
 
 def _answer_id(event: Judged, answer: str) -> str:
-    return content_id("n", event.tenant, "answer", words_of(event.question), words_of(answer))
+    return content_id("n", event.tenant, "answer", _plain(event.question), _plain(answer))
+
+
+def _plain(text: str) -> str:
+    """Case, spaces and closing marks aside; C++ and C# stay apart, and 5 and -5."""
+    return " ".join(text.casefold().split()).strip(" .,;:!?\"'")

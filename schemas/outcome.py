@@ -38,6 +38,7 @@ class Judged(RequestEvent):
     reasons: tuple[str, ...] = ()
     client: str = ""
     question: str
+    follows_on: bool = Field(default=False, description="asked within a conversation: it may mean nothing alone")
     query_vector: Vector
     embedder: str
     answer: str

@@ -161,7 +161,8 @@ def event_id(event: Event) -> str:
         if name in fields:
             return f"{event.kind}/{getattr(event, name)}"
     if isinstance(event, RequestEvent):
-        return content_id("ev", event.kind, event.tenant, event.session, event.request_id)
+        revision = (str(event.revision),) if "revision" in fields else ()  # type: ignore[attr-defined]
+        return content_id("ev", event.kind, event.tenant, event.session, event.request_id, *revision)
     time = event.time.isoformat() if event.time else ""
     if isinstance(event, request.Ask):  # one session may ask twice at the same moment
         return content_id("ev", event.kind, event.partition_key, event.request_id, time)

@@ -214,7 +214,10 @@ class MemoryView:
             name=new_id(),
         )
         self._saving = asyncio.ensure_future(saving)
-        await asyncio.shield(self._saving)  # cancelled or not, `stop` finds it
+        try:
+            await asyncio.shield(self._saving)  # cancelled or not, `stop` finds it
+        except OSError as error:  # a snapshot spares time at the next start, nothing else
+            log.error("snapshot_failed", folder=str(self._folder), error=str(error))
         self._since_snapshot = 0
 
     async def _report(self) -> None:

@@ -6,10 +6,9 @@ import asyncio
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
 from ruvllm.agents.rankers import Rankers
-from ruvllm.errors import BrokerUnavailable, RuvllmError
+from ruvllm.errors import RuvllmError
 from ruvllm.streams.guard import read
 from ruvllm.streams.log_reader import partitions_of, record_of
 from ruvllm.streams.topology import Names, topic
@@ -41,7 +40,7 @@ class RankerView:
         while True:
             try:
                 await self._read_on()
-            except (KafkaError, BrokerUnavailable) as error:
+            except Exception as error:  # rankers serve better, not at all costs
                 log.warning("ranker_view_reconnects", error=repr(error))
                 await asyncio.sleep(RECONNECT_S)
 

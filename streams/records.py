@@ -18,7 +18,15 @@ from ruvllm.streams.topology import Names
 MAX_ID_CHARS = 128
 KEPT_OF_TOO_LARGE = 512 * 1024
 """Bytes of a value that a dead letter keeps if the whole does not fit: half of what Kafka takes by default."""
-NOBODY_WAITS = ("feedback.submitted", "rating.accepted", "document.submitted")
+NOBODY_WAITS = (
+    "feedback.submitted",
+    "rating.accepted",
+    "document.submitted",
+    "interaction.recorded",
+    "outcome.judged",
+    "judgement.doubted",
+    "judgement.settled",
+)
 """Topics whose records may name a request without being on the way to its answer."""
 
 

@@ -15,9 +15,12 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
+import structlog
+
 from ruvllm.agents.clock import Clock
-from ruvllm.agents.rankers import lessons
-from ruvllm.errors import MissingRequirement
+from ruvllm.agents.rankers import Lessons
+from ruvllm.errors import MissingRequirement, RuvllmError
+from ruvllm.models.attention.lesson import LEAST_QUESTIONS
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import Interaction
 from ruvllm.schemas.ids import content_id, new_id
@@ -26,11 +29,14 @@ from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, Train
 from ruvllm.streams.guard import read
 from ruvllm.streams.records import Record
 
+log = structlog.get_logger(__name__)
+
 MOST_LESSONS = 5_000
 
 ReadTopic = Callable[[str], AsyncIterator[Record]]
 """A topic of the flow by its name -> its records to the end it has now, each partition in order."""
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 
 async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> list[Event]:
@@ -39,9 +45,12 @@ async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> 
     Raises MissingRequirement without torch.
     """
     offsets: dict[str, dict[str, int]] = {}
-    interactions = await _events(read_topic, Interaction, offsets)
-    credited = await _events(read_topic, CandidatesCredited, offsets)
-    learnt_from = lessons(interactions, credited, most=MOST_LESSONS)
+    book = Lessons(most=MOST_LESSONS)
+    async for credited in _events(read_topic, CandidatesCredited, offsets):
+        book.credit(credited)
+    async for interaction in _events(read_topic, Interaction, offsets):
+        book.add(interaction)
+    learnt_from = book.chosen()
     started = time.perf_counter()
     run_id = new_id()
     try:
@@ -50,9 +59,7 @@ async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> 
         raise MissingRequirement(
             f"training needs {error.name}, which is not installed", hint="Install ruvllm[train]."
         ) from error
-    spawning = multiprocessing.get_context("spawn")  # a fork would share threads and their locks
-    with ProcessPoolExecutor(1, mp_context=spawning) as child:
-        result = await asyncio.get_running_loop().run_in_executor(child, run, learnt_from, seed)
+    result = await _in_child(run, learnt_from, seed)
     checkpoint = None if result.parameters is None else content_id("ckpt", "attention", result.parameters.hex())
     said = f"gain {result.gain:+.3f} on {result.questions} held-out questions"
     events: list[Event] = [
@@ -79,17 +86,36 @@ async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> 
         of_it = {"time": clock.now(), "learner": "attention", "checkpoint": checkpoint}
         events.append(CheckpointPublished(**of_it, run_id=run_id, parameters=result.parameters))
         events.append(CheckpointChosen(**of_it, reason=said))
+    elif result.questions >= LEAST_QUESTIONS:  # what serves was trained the same way: it is out as well
+        events.append(CheckpointChosen(time=clock.now(), learner="attention", reason=f"held back: {said}"))
     return events
 
 
-async def _events(read_topic: ReadTopic, kind: type[E], offsets: dict[str, dict[str, int]]) -> list[E]:
-    """All events of a topic, and in `offsets` the end of what was read."""
+async def _in_child(work: Callable[..., T], *arguments: object) -> T:
+    """Run in a process of its own. Cancelled, the process is ended: nobody waits for what it would say."""
+    spawning = multiprocessing.get_context("spawn")  # a fork would share threads and their locks
+    executor = ProcessPoolExecutor(1, mp_context=spawning)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
+    except asyncio.CancelledError:
+        for process in list(executor._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def _events(read_topic: ReadTopic, kind: type[E], offsets: dict[str, dict[str, int]]) -> AsyncIterator[E]:
+    """The events of a topic, and in `offsets` the end of what was read. What cannot be read teaches nothing."""
     ends = offsets.setdefault(kind.topic, {})
-    events: list[E] = []
     async for record in read_topic(kind.topic):
-        event = read(record, (kind,))
-        assert isinstance(event, kind)
-        events.append(event)
         partition = str(record.partition or 0)
         ends[partition] = max(ends.get(partition, 0), record.offset + 1)
-    return events
+        try:
+            event = read(record, (kind,))
+        except RuvllmError as error:
+            log.warning("lesson_skipped", topic=kind.topic, offset=record.offset, error=error.message)
+            continue
+        assert isinstance(event, kind)
+        yield event
+        await asyncio.sleep(0)  # other stages of this process go on

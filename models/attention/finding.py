@@ -123,8 +123,9 @@ def find(
             lambda node_id: nodes[node_id].vector,
             support,
             rules.recall,
+            lambda node_id: _matches(nodes.get(node_id), where),
         )
-        pool = _among(pool, [i for i in led if i in words.lexicon], nodes, vector, support, where)
+        pool = _with(pool, [i for i in led if i in words.lexicon and _matches(nodes[i], where)], nodes, vector, support)
         links = _links(memory, tenant, pool.ids, now_s)
         graph = candidate_graph(question, vector, pool, words.lexicon, links)
         found = [_found(nodes[node_id], pool, i, led, rules) for i, node_id in enumerate(pool.ids)]
@@ -182,17 +183,16 @@ def _led_to(
     return led
 
 
-def _among(
+def _with(
     pool: Pool,
     led: Collection[str],
     nodes: Mapping[str, Node],
     vector: Float32s,
     support: Mapping[str, float],
-    where: Mapping[str, str] | None,
 ) -> Pool:
-    """The pool with all that edges led to, and without what `where` does not let in."""
+    """The pool with all that edges led to."""
     more = [node_id for node_id in led if node_id not in pool.ids]
-    if not more and (not where or not pool.ids):
+    if not more:
         return pool
     vectors = [*pool.vectors, *(nodes[node_id].vector for node_id in more)]
     zeros = np.zeros(len(more), np.float32)
@@ -204,8 +204,7 @@ def _among(
         walk=np.concatenate([pool.walk, zeros]),
         past=np.concatenate([pool.past, [support.get(node_id, 0.0) for node_id in more]]).astype(np.float32),
     )
-    let_in = [i for i, node_id in enumerate(whole.ids) if _matches(nodes[node_id], where)]
-    order = sorted(let_in, key=lambda i: (-whole.hybrid[i], whole.ids[i]))
+    order = sorted(range(len(whole.ids)), key=lambda i: (-whole.hybrid[i], whole.ids[i]))
     return Pool(
         ids=tuple(whole.ids[i] for i in order),
         vectors=whole.vectors[order],

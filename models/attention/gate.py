@@ -8,6 +8,7 @@ more than chance (one-sided, 95 %). Nothing is taken on faith from the training 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from ruvllm.models.attention.candidate_graph import HYBRID
 from ruvllm.models.attention.graph_attention import GraphAttention, Parameters
+from ruvllm.models.attention.lesson import LEAST_QUESTIONS
 from ruvllm.models.attention.training import Example
 
-LEAST_QUESTIONS = 20
 FOLDS = 4
 ONE_SPLIT_FROM = 400
 """From this many judged questions one held-out quarter is enough; below, each is held out once."""
@@ -38,28 +39,33 @@ class Verdict:
     questions: int
 
 
-def gate(examples: Sequence[Example], train: Train, *, seed: int) -> Verdict:
-    """Whether a ranker that is trained by `train` on such examples would do good on others like them."""
-    judged = [e for e in examples if float(e.target.sum()) > 0]
-    if len(judged) < LEAST_QUESTIONS:
-        return Verdict(False, 0.0, math.inf, len(judged))
-    order = np.random.default_rng(seed).permutation(len(judged))
-    folds = 1 if len(judged) >= ONE_SPLIT_FROM else FOLDS
-    gains: list[float] = []
+def gate(examples: Sequence[Example], train: Train, *, seed: int, questions: Sequence[str] | None = None) -> Verdict:
+    """Whether a ranker that is trained by `train` on such examples would do good on others like them.
+
+    `questions` names the question of each example: askings of one question are held out together, and count
+    once. Without it each example is a question of its own.
+    """
+    names = questions if questions is not None else [str(i) for i in range(len(examples))]
+    judged = [(e, name) for e, name in zip(examples, names, strict=True) if float(e.target.sum()) > 0]
+    distinct = list(dict.fromkeys(name for _, name in judged))
+    if len(distinct) < LEAST_QUESTIONS:
+        return Verdict(False, 0.0, math.inf, len(distinct))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    folds = 1 if len(distinct) >= ONE_SPLIT_FROM else FOLDS
+    gains: defaultdict[str, list[float]] = defaultdict(list)
     for fold in range(folds):
-        held = set(order[fold::FOLDS].tolist())
-        ranker = GraphAttention(train([e for i, e in enumerate(judged) if i not in held]))
-        gains += [_credit(ranker.score(e.graph), e) - _credit(e.graph.nodes[:, HYBRID], e) for e in _of(judged, held)]
-    gain = float(np.mean(gains))
-    error = float(np.std(gains, ddof=1) / math.sqrt(len(gains)))
-    return Verdict(gain - SURE * error > 0, gain, error, len(gains))
+        held = {distinct[i] for i in order[fold::FOLDS]}
+        ranker = GraphAttention(train([e for e, name in judged if name not in held]))
+        for e, name in judged:
+            if name in held:
+                gains[name].append(_credit(ranker.score(e.graph), e) - _credit(e.graph.nodes[:, HYBRID], e))
+    means = [float(np.mean(of_one)) for of_one in gains.values()]
+    gain = float(np.mean(means))
+    error = float(np.std(means, ddof=1) / math.sqrt(len(means)))
+    return Verdict(gain - SURE * error > 0, gain, error, len(means))
 
 
 def _credit(scores: NDArray[np.float32], example: Example) -> float:
     """Share of the credit that the first five get."""
     first = np.argsort(-scores, kind="stable")[:SERVED]
     return float(example.target[first].sum() / example.target.sum())
-
-
-def _of(examples: Sequence[Example], chosen: set[int]) -> list[Example]:
-    return [examples[i] for i in sorted(chosen)]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEAST_QUESTIONS = 20
+"""Fewer judged questions than this say nothing about a ranker."""
+
 
 @dataclass(frozen=True)
 class Lesson:
-    """A judged question: its packed candidate graph, and what credit each candidate deserves."""
+    """A judged question: its packed candidate graph, and what credit each candidate deserves.
+
+    `question` names it: askings of the same question are held out together.
+    """
 
     graph: bytes
     credit: tuple[float, ...]
+    question: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ def run(lessons: Sequence[Lesson], seed: int) -> Result:
     torch.set_num_threads(1)
     examples = [Example(unpack_graph(lesson.graph), np.array(lesson.credit, np.float32)) for lesson in lessons]
     fit = partial(train, seed=seed)
-    verdict = gate(examples, fit, seed=seed)
+    names = [lesson.question or str(place) for place, lesson in enumerate(lessons)]
+    verdict = gate(examples, fit, seed=seed, questions=names)
     parameters = pack_parameters(fit(examples), Shape()) if verdict.passed else None
     return Result(parameters, verdict.passed, verdict.gain, verdict.error, verdict.questions)
 

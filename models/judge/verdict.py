@@ -6,6 +6,7 @@ follows the verdict: passages are credited for what is right, never for a wrong 
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from ruvllm.models.judge.item import Item, Judgement
@@ -31,7 +32,7 @@ def by_task(
     outside its range.
     """
     if correction is not None and words(correction):
-        same = words(correction) == words(item.answer)
+        same = words(correction) == words(item.answer) and _signed(correction) == _signed(item.answer)
         reason = "The user's correction says the same." if same else "The user corrected the answer."
         return _told(float(same), reason, _holding(item, correction, judged))
     if expected is not None and words(expected):
@@ -55,7 +56,12 @@ def by_task(
 
 def holds(text: str, wanted: str) -> bool:
     """Whether `wanted` stands in `text` as whole words; case, punctuation, articles and 1,000s' commas aside."""
-    return bool(words(wanted)) and words(wanted) in words(text)
+    return bool(words(wanted)) and words(wanted) in words(text) and _signed(wanted) <= _signed(text)
+
+
+def _signed(text: str) -> set[str]:
+    """Numbers with a minus before them, which words do not show."""
+    return set(re.findall(r"(?<![\w.])[-−]\d[\d.,]*", text))
 
 
 def _told(quality: float, reason: str, support: dict[str, float]) -> Judgement:

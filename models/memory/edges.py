@@ -65,10 +65,11 @@ class Edges:
         applied = max(known.applied, edge.applied)
         self._set(replace(contributed(known, client, amount, at, outcomes, self._half_life_s), applied=applied))
 
-    def prune(self, edge_id: str, applied: int) -> None:
+    def prune(self, edge_id: str, at: float, applied: int) -> None:
+        """Hide an edge; not one that has been strengthened since it was decided (`at`) that nothing is left of it."""
         known = self._edges.get(edge_id)
         if known is not None and not 0 <= applied <= known.applied:
-            self._set(replace(known, pruned=True, applied=max(known.applied, applied)))
+            self._set(replace(known, pruned=not self.leads(known, at), applied=max(known.applied, applied)))
 
     def remove(self, edge_id: str) -> None:
         edge = self._edges.pop(edge_id, None)

@@ -3,7 +3,7 @@
 A passage's value is what the outcome says of it; an edge's is the lesser of its two ends':
 
     v_p  = support_p / 2     where the right answer is known and p carries it: finding is judged apart from answering
-         = -theta / 2        where it is known and nothing carries it
+         = -theta / 2        where it is known, nothing carries it and the answer was wrong
          = q - theta         for a good answer, if p supports it; nothing for what stood by idle
          = q - theta         for a bad answer: all that was served is suspect
     a(x, y) = eta * min(v_x, v_y)      added to the strength of the edge            (DESIGN section 5)
@@ -56,7 +56,7 @@ def values(used: Sequence[Used], quality: float, *, answer_known: bool) -> dict[
     """Node id -> v in [-0.5, 0.5]; what the outcome says nothing of is left out."""
     if answer_known:
         carriers = {u.node_id: u.support / 2 for u in used if u.support >= THETA}
-        return carriers or {u.node_id: -THETA / 2 for u in used}
+        return carriers or ({} if quality >= THETA else {u.node_id: -THETA / 2 for u in used})
     if quality < THETA:
         return {u.node_id: quality - THETA for u in used}
     return {u.node_id: quality - THETA for u in used if u.support >= THETA}

@@ -138,10 +138,10 @@ class Memory:
         with self.lock:
             self._at(edge.tenant).edges.contribute(edge, client, amount, at, outcomes)
 
-    def prune_edge(self, tenant: str, edge_id: str, *, applied: int = -1) -> None:
-        """Hide an edge until a good outcome reaches it; it keeps what it has learnt."""
+    def prune_edge(self, tenant: str, edge_id: str, at: float, *, applied: int = -1) -> None:
+        """Hide an edge that leads nowhere at time `at`, until a good outcome reaches it; what it learnt stays."""
         with self.lock:
-            self._of(tenant).edges.prune(edge_id, applied)
+            self._of(tenant).edges.prune(edge_id, at, applied)
 
     def remove_edge(self, tenant: str, edge_id: str) -> None:
         """Forget an edge and what it has learnt."""

@@ -1,6 +1,6 @@
 """The words of one tenant's passages: who says what (lexicon) and who says it most (keywords).
 
-Taking a passage apart costs a hundred times more than putting it into memory, so passages wait and are
+Taking a passage apart costs a hundred times more than putting it into memory, so new passages wait and are
 taken in as searches come or time allows: a memory that has just been read is searchable at once, by its
 vectors, and by its words a little later.
 
@@ -8,6 +8,8 @@ Invariant: once nothing waits, both indexes hold exactly the passages that were 
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 from ruvllm.models.memory.keywords import KeywordIndex
 from ruvllm.models.memory.lexicon import Lexicon
@@ -20,21 +22,21 @@ class Words:
     def __init__(self) -> None:
         self.lexicon = Lexicon()
         self.keywords = KeywordIndex()
-        self._waiting: dict[str, Node | None] = {}  # node id -> what it says now, None: it is gone
+        self._waiting: dict[str, Node] = {}
 
     def put(self, node: Node) -> None:
         self._waiting[node.node_id] = node
 
     def remove(self, node_id: str) -> None:
-        self._waiting[node_id] = None
+        """At once: who finds a passage by its words must find it in memory."""
+        self._waiting.pop(node_id, None)
+        self.lexicon.remove(node_id)
+        self.keywords.remove(node_id)
 
     def catch_up(self, most: int) -> bool:
         """Take in at most so many changes; whether any are left."""
-        for node_id in list(self._waiting)[:most]:
+        for node_id in list(islice(self._waiting, most)):
             node = self._waiting.pop(node_id)
-            for index in (self.lexicon, self.keywords):
-                if node is None:
-                    index.remove(node_id)
-                else:
-                    index.add(node_id, node.title, node.text)
+            self.lexicon.add(node_id, node.title, node.text)
+            self.keywords.add(node_id, node.title, node.text)
         return bool(self._waiting)

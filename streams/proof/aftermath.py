@@ -20,6 +20,7 @@ from ruvllm.streams.serial import SerialSystem
 from ruvllm.streams.topology import Names
 from ruvllm.streams.wiring import Wiring
 
+SAME_STRENGTH = 1e-9
 COUNTS = ("lost", "answered_twice", "effects_lost", "effects_doubled", "order_inversions", "errors")
 """What is to be 0."""
 
@@ -127,6 +128,8 @@ async def outcomes_carried_out(bootstrap: str, names: Names) -> bool:
         judged[outcome.interaction_id] = outcome
     done: dict[str, int] = {}
     async for record in read_to_end(bootstrap, names.topic("reinforcement.state")):
+        if record.value is None:
+            continue
         state = read(record, (ReinforcementState,))
         assert isinstance(state, ReinforcementState)
         done[state.interaction_id] = state.revision
@@ -138,24 +141,27 @@ async def outcomes_carried_out(bootstrap: str, names: Names) -> bool:
 
 async def _outcomes_wrong(bootstrap: str, names: Names, changes: list[MemoryChange]) -> Counter[str]:
     """Contributions that the last states name and memory has not, or has more than once, and judgements likewise."""
-    done: Counter[tuple[str, str]] = Counter()
+    done: defaultdict[tuple[str, str], float] = defaultdict(float)
     for change in changes:
         if isinstance(change, EdgeContributed):
-            done[change.made_by, change.edge_id] += change.outcomes
+            done[change.made_by, change.edge_id] += change.amount
     states: dict[str, ReinforcementState] = {}
     async for record in read_to_end(bootstrap, names.topic("reinforcement.state")):
+        if record.value is None:
+            continue
         state = read(record, (ReinforcementState,))
         assert isinstance(state, ReinforcementState)
         states[state.interaction_id] = state
-    wanted = {(i, edge_id) for i, state in states.items() for edge_id in state.contributions}
+    wanted = {(i, e): c.amount for i, state in states.items() for e, c in state.contributions.items()}
     judged: Counter[tuple[str, int]] = Counter()
     async for record in read_to_end(bootstrap, names.topic("outcome.judged")):
         outcome = read(record, (Judged,))
         assert isinstance(outcome, Judged)
         judged[outcome.interaction_id, outcome.revision] += 1
-    lost = sum(done[key] < 1 for key in wanted) + len({i for i, _ in judged} - states.keys())
-    doubled = sum(n > 1 or (n > 0 and key not in wanted) for key, n in done.items())
-    return Counter(lost=lost, doubled=doubled + sum(n > 1 for n in judged.values()))
+    missing = [key for key in wanted if key not in done]
+    other = [key for key, amount in done.items() if abs(amount - wanted.get(key, 0.0)) > SAME_STRENGTH]
+    lost = len(missing) + len({i for i, _ in judged} - states.keys())
+    return Counter(lost=lost, doubled=len(other) + sum(n > 1 for n in judged.values()))
 
 
 def _structure(memory: Memory) -> tuple[set[str], set[str]]:

@@ -7,7 +7,6 @@ import pytest
 
 from ruvllm.errors import error_codes
 from ruvllm.schemas.request import Ask, Constraints, Rate
-from ruvllm.streams import serial
 from ruvllm.streams.topology import STAGES
 from tests.manual_clock import START
 from tests.serial.island import LAMPS, dead_letters, ingest, outcomes, produce, put, told
@@ -162,7 +161,7 @@ async def test_a_session_of_more_than_its_queue_is_refused_by_turns(open_system)
 
 async def test_a_tier_that_nobody_serves_is_answered_at_the_deadline(system, clock, monkeypatch):
     # given a flow without the pool, and a session with two requests
-    monkeypatch.setattr(serial, "STAGES", tuple(s for s in STAGES if s.name != "generate"))
+    monkeypatch.setattr(system, "_stages", tuple(s for s in STAGES if s.name != "generate"))
     within = Constraints(deadline=START + timedelta(seconds=30))
     await system.send(Ask(request_id="r-1", session="tour", prompt="Who?", constraints=within))
     await system.send(Ask(request_id="r-2", session="tour", prompt="Who?"))
@@ -174,7 +173,7 @@ async def test_a_tier_that_nobody_serves_is_answered_at_the_deadline(system, clo
     assert told(system) == [("tour", "r-1", "deadline_exceeded")]
     assert [e.request_id for e in system.events("request.routed")] == ["r-1", "r-2"]
     # and when the pool is back too late for the one; then that one is not answered again, the other is
-    monkeypatch.setattr(serial, "STAGES", STAGES)
+    monkeypatch.setattr(system, "_stages", STAGES)
     await system.run()
     assert [i for _, i, *_ in told(system)] == ["r-1", "r-2"]
     assert system.responses("r-2")[0].ok
@@ -185,7 +184,7 @@ async def test_a_tier_that_nobody_serves_is_answered_at_the_deadline(system, clo
 
 async def test_a_deadline_is_kept_in_the_default_too(system, clock, monkeypatch):
     # given a request without a deadline and no pool; when the default has passed; then it is answered
-    monkeypatch.setattr(serial, "STAGES", tuple(s for s in STAGES if s.name != "generate"))
+    monkeypatch.setattr(system, "_stages", tuple(s for s in STAGES if s.name != "generate"))
     await system.send(Ask(request_id="r-1", prompt="Who?"))
     await system.run()
     clock.advance(119)

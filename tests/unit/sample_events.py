@@ -211,6 +211,7 @@ JUDGED = Judged(
     reasons=("rated 4 of 5",),
     client="c-7",
     question="Who keeps the lamp?",
+    follows_on=True,
     query_vector=VECTOR,
     embedder="hashing-v1-384",
     answer="Osk.",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruvllm.agents.rankers import Rankers, lessons
+from ruvllm.agents.rankers import Lessons, Rankers
 from ruvllm.errors import InvalidRequest
 from ruvllm.models.attention.candidate_graph import HYBRID, NODE_FEATURES, PAIR_FEATURES, CandidateGraph
 from ruvllm.models.attention.graph_attention import Shape, initial
@@ -141,7 +141,24 @@ def test_lessons_are_in_order_and_take_the_last_revision():
         credited("odd", 0, {"n1": 1.0}),
     ]
     # when gathered; then they come by time, each with its last credit, and what teaches nothing is left out
-    found = lessons(asked, told, most=10)
+    found = gathered(asked, told, most=10)
     assert [lesson.graph for lesson in found] == [packed[1], packed[0]]
     assert [np.flatnonzero(lesson.credit).tolist() for lesson in found] == [[2], [1]]
-    assert lessons(asked, told, most=1) == found[-1:]
+    assert gathered(asked, told, most=1) == found[-1:]
+    assert len({lesson.question for lesson in found}) == 1  # both asked the same
+
+
+def gathered(asked, told, most):
+    book = Lessons(most=most)
+    for event in told:
+        book.credit(event)
+    for event in asked:
+        book.add(event)
+    return book.chosen()
+
+
+def test_askings_of_one_question_are_one_question_to_the_gate():
+    # given a hundred askings of five questions; when run; then that is too few questions to say anything
+    asked = [Lesson(lesson.graph, lesson.credit, f"q{i % 5}") for i, lesson in enumerate(telling(100))]
+    found = run(asked, seed=1)
+    assert (found.passed, found.questions) == (False, 5)
