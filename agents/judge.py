@@ -30,6 +30,9 @@ from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import Interaction, Origin, Passage, RatingAccepted
 from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState, Served
 
+RATINGS_KEPT = 32
+"""Of a request, the newest: what is older was overridden long ago."""
+
 
 @dataclass(frozen=True)
 class JudgeRules:
@@ -85,7 +88,7 @@ class JudgeDesk:
         state = self._state(event)
         if any(known.feedback_id == event.feedback_id for known in state.ratings):
             return out
-        state = state.model_copy(update={"ratings": (*state.ratings, event)})
+        state = state.model_copy(update={"ratings": (*state.ratings, event)[-RATINGS_KEPT:]})
         if state.interaction is None:
             self._remember(out, state)
         else:

@@ -95,7 +95,7 @@ class LearningSettings(Section):
     train_every_s: float = Field(default=300.0, gt=0, description="how often to look whether to train the ranker")
     train_after: int = Field(default=200, ge=1, description="judged answers since the last run that make another one")
     judged_kept: int = Field(default=1_000, ge=1, description="by partition: interactions that feedback still reaches")
-    learnt_kept: int = Field(default=20_000, ge=1, description="by partition: interactions whose effect can be revised")
+    learnt_kept: int = Field(default=5_000, ge=1, description="by partition: interactions whose effect can be revised")
 
 
 class MemorySettings(Section):

@@ -214,3 +214,13 @@ async def test_a_large_model_is_not_asked_while_users_wait_for_answers():
     with pytest.raises(DeadlineExceeded, match="busy"):
         await pool.log_odds("small", Choice(prompt, ("Yes",), ("No",), context_tokens=64, time_budget_s=0.1))
     await answer
+
+
+def test_ratings_of_a_request_are_bounded_and_the_newest_count(bench):
+    # given more ratings of one answer than are kept; when heard; then the last is in force and the state stays small
+    bench.meet(interaction())
+    for number in range(40):
+        bench.meet(rating(f"f-{number}", rating=1 + number % 5))
+    assert bench.judged()[-1].quality == 1.0
+    (state,) = bench.desk._states.values()
+    assert len(state.ratings) == 32
