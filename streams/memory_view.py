@@ -34,6 +34,7 @@ from ruvllm.streams.topics import log_id_of
 
 log = structlog.get_logger(__name__)
 
+FOLDED_AT_ONCE = 50
 WORDS_AT_ONCE = 50
 """Passages taken apart between two looks at the log: 10 ms."""
 
@@ -154,8 +155,10 @@ class MemoryView:
             while True:
                 batch = await consumer.getmany(timeout_ms=50, max_records=500)
                 for records in batch.values():
-                    for message in records:
+                    for number, message in enumerate(records, start=1):
                         self._fold(record_of(message))
+                        if number % FOLDED_AT_ONCE == 0:
+                            await asyncio.sleep(0)  # the stages of this process go on
                 for place in places:
                     self._positions[place.partition] = await consumer.position(place)
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):

@@ -157,13 +157,13 @@ def test_members_clients_and_outcomes_are_kept_apart(tmp_path):
 
 
 def test_a_pruned_edge_stays_pruned_until_a_good_outcome(tmp_path):
-    # given a pruned edge that a client had strengthened; when carried; then it is hidden there too
-    memory = memory_of(node("n-a"), node("n-b"), lesson(0.4, "ann"), pruned())
+    # given a pruned edge that a client had weakened; when carried; then it is hidden there too
+    memory = memory_of(node("n-a"), node("n-b"), lesson(-0.4, "ann"), pruned())
     _, again = carried(memory, tmp_path)
     (edge,) = again.contents().edges
     assert edge.pruned and not again.leads(edge, NOW)
     # and a good outcome brings it back
-    fold(again, lesson(0.1, "bob"))
+    fold(again, lesson(0.6, "bob"))
     assert again.leads(again.contents().edges[0], NOW)
 
 
