@@ -123,7 +123,7 @@ def find(
             lambda node_id: nodes[node_id].vector,
             support,
             rules.recall,
-            lambda node_id: _matches(nodes.get(node_id), where),
+            (lambda node_id: _matches(nodes.get(node_id), where)) if where else None,
         )
         pool = _with(pool, [i for i in led if i in words.lexicon and _matches(nodes[i], where)], nodes, vector, support)
         links = _links(memory, tenant, pool.ids, now_s)

@@ -45,18 +45,21 @@ def recall(
     vector_of: Callable[[str], Float32s],
     past: Mapping[str, float],
     rules: RecallRules,
-    allowed: Callable[[str], bool] = lambda _: True,
+    allowed: Callable[[str], bool] | None = None,
 ) -> Pool:
     """The candidates of a question, best hybrid first.
 
     `near`: node ids with their cosines, as the vector index gives them; `past`: node id -> support by
-    similar past questions, 0 to 1. Only passages that the lexicon knows and that are `allowed` take part.
+    similar past questions, 0 to 1. Only passages that the lexicon knows and that are `allowed` (None: all)
+    take part.
     """
-    past = {node_id: support for node_id, support in past.items() if allowed(node_id)}
+    if allowed is not None:
+        past = {node_id: support for node_id, support in past.items() if allowed(node_id)}
+        near = [(node_id, c) for node_id, c in near if allowed(node_id)]
     worded = keywords.search(question, rules.worded)
     best = worded[0][1] if worded else 1.0
-    share = {node_id: score / best for node_id, score in worded if allowed(node_id)}
-    cosine = {node_id: c for node_id, c in near if node_id in lexicon and allowed(node_id)}
+    share = {node_id: score / best for node_id, score in worded if allowed is None or allowed(node_id)}
+    cosine = {node_id: c for node_id, c in near if node_id in lexicon}
     for node_id in (*share, *past):
         if node_id not in cosine and node_id in lexicon:
             cosine[node_id] = float(vector_of(node_id) @ vector)
@@ -70,13 +73,16 @@ def recall(
         return [node_id for _, node_id in sorted([(-hybrid(node_id), node_id) for node_id in node_ids])]
 
     order = best_first(cosine)
-    reached = _walk(question, order, hybrid, lexicon, rules)
-    walked = {node_id: mass for node_id, mass in reached.items() if allowed(node_id)}
+    walked = _walk(question, order, hybrid, lexicon, rules)
+    if allowed is not None:
+        walked = {node_id: mass for node_id, mass in walked.items() if allowed(node_id)}
     chosen = dict.fromkeys(order[: rules.hybrid])
     chosen |= dict.fromkeys(node_id for node_id in order if past.get(node_id, 0.0) > 0)
     heaviest = sorted([(-mass, node_id) for node_id, mass in walked.items()])[: rules.walked]
     chosen |= dict.fromkeys(node_id for _, node_id in heaviest)
-    linked = set(filter(allowed, _linked(order[: rules.linked_from], lexicon, rules))) - chosen.keys()
+    linked = _linked(order[: rules.linked_from], lexicon, rules) - chosen.keys()
+    if allowed is not None:
+        linked = set(filter(allowed, linked))
     ids = best_first([*list(chosen), *best_first(linked)][: rules.most])
 
     def column(values: Callable[[str], float]) -> Float32s:
