@@ -8,49 +8,47 @@ tombstone that the desk writes; never a session in which something is open.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
 
-from ruvllm.schemas.event import Event, session_key
+from ruvllm.agents.kept import Kept
+from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import AnsweredState, Failed, InFlight, SessionState, Turn
-
-S = TypeVar("S", SessionState, AnsweredState)
 
 
 class DeskState:
     """Sessions and answers of one partition, the longest untouched first."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, SessionState] = {}
-        self._answered: dict[str, AnsweredState] = {}
+        self._sessions: Kept[SessionState] = Kept()
+        self._answered: Kept[AnsweredState] = Kept()
         self._busy: set[str] = set()  # sessions with a request in flight: the only ones with deadlines
 
     def apply(self, event: Event) -> None:
         """Fold one record. Other events change nothing."""
         if isinstance(event, SessionState):
-            _touch(self._sessions, event)
+            self._sessions.apply(event)
             if event.in_flight is None:
                 self._busy.discard(event.record_key)
             else:
                 self._busy.add(event.record_key)
         elif isinstance(event, AnsweredState):
-            _touch(self._answered, event)
+            self._answered.apply(event)
 
     def forget(self, record_key: str) -> None:
         """Fold a tombstone."""
-        self._answered.pop(record_key, None)
-        self._sessions.pop(record_key, None)
+        self._answered.forget(record_key)
+        self._sessions.forget(record_key)
         self._busy.discard(record_key)
 
     def session(self, event: Turn | InFlight | Failed) -> SessionState | None:
-        return self._sessions.get(session_key(event.tenant, event.session))
+        return self._sessions.get(event.partition_key)
 
     def answer(self, event: Turn | Failed) -> AnsweredState | None:
         """What the request of an event was answered with."""
-        return self._answered.get(f"{session_key(event.tenant, event.session)}\x1f{event.request_id}")
+        return self._answered.get(event.request_key)
 
     def busy(self) -> list[SessionState]:
         """The sessions with a request in flight."""
-        return [self._sessions[key] for key in self._busy]
+        return [state for key in self._busy if (state := self._sessions.get(key)) is not None]
 
     def too_many(self, sessions_kept: int, answers_kept: int) -> Iterator[SessionState | AnsweredState]:
         """What is to be forgotten, so that no more than this is kept."""
@@ -61,8 +59,3 @@ class DeskState:
         idle = (s for key, s in self._sessions.items() if key not in self._busy) if surplus > 0 else iter(())
         for _, state in zip(range(surplus), idle, strict=False):
             yield state
-
-
-def _touch(states: dict[str, S], event: S) -> None:
-    states.pop(event.record_key, None)
-    states[event.record_key] = event

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ruvllm.agents.clock import Clock
+from ruvllm.agents.kept import Kept
 from ruvllm.agents.outbox import Outbox
 from ruvllm.errors import DeadlineExceeded, InvalidRequest
 from ruvllm.models.judge.asking import choice
@@ -49,17 +50,16 @@ class JudgeDesk:
         self._judge = judge
         self._clock = clock
         self._rules = rules
-        self._states: dict[str, JudgementState] = {}
+        self._states: Kept[JudgementState] = Kept()
 
     def apply(self, event: Event) -> None:
         """Fold one of its own records. Other events change nothing."""
         if isinstance(event, JudgementState):
-            self._states.pop(event.record_key, None)
-            self._states[event.record_key] = event
+            self._states.apply(event)
 
     def forget(self, record_key: str) -> None:
         """Fold a tombstone."""
-        self._states.pop(record_key, None)
+        self._states.forget(record_key)
 
     def tick(self) -> Outbox:
         """Judgements have no deadlines."""
@@ -90,7 +90,7 @@ class JudgeDesk:
             return out
         state = state.model_copy(update={"ratings": (*state.ratings, event)[-RATINGS_KEPT:]})
         if state.interaction is None:
-            self._remember(out, state)
+            self._states.remember(out, state, self._rules.interactions_kept)
         else:
             await self._judge_anew(out, state)
         return out
@@ -178,21 +178,13 @@ class JudgeDesk:
             judge_ms=round(judge_ms, 3),
         )
         out.add(outcome)
-        self._remember(out, state.model_copy(update={"outcome": outcome}))
+        said = state.model_copy(update={"outcome": outcome})
+        self._states.remember(out, said, self._rules.interactions_kept)
 
     def _state(self, event: Interaction | RatingAccepted | JudgementSettled) -> JudgementState:
-        known = self._states.get(f"{event.partition_key}\x1f{event.request_id}")
-        return known or JudgementState(
+        return self._states.get(event.request_key) or JudgementState(
             tenant=event.tenant, session=event.session, request_id=event.request_id, time=self._clock.now()
         )
-
-    def _remember(self, out: Outbox, state: JudgementState) -> None:
-        out.add(state)
-        self.apply(state)
-        while len(self._states) > self._rules.interactions_kept:
-            oldest = next(iter(self._states.values()))
-            out.add(oldest, tombstone=True)
-            self.forget(oldest.record_key)
 
 
 async def settle(

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from ruvllm.agents.clock import Clock
+from ruvllm.agents.kept import Kept
 from ruvllm.agents.outbox import Outbox
 from ruvllm.agents.retrieve import MemorySource
 from ruvllm.errors import InvalidRequest
@@ -67,17 +69,16 @@ class Reinforcement:
         self._embedder = embedder
         self._clock = clock
         self._rules = rules
-        self._states: dict[str, ReinforcementState] = {}
+        self._states: Kept[ReinforcementState] = Kept()
 
     def apply(self, event: Event) -> None:
         """Fold one of its own records. Other events change nothing."""
         if isinstance(event, ReinforcementState):
-            self._states.pop(event.record_key, None)
-            self._states[event.record_key] = event
+            self._states.apply(event)
 
     def forget(self, record_key: str) -> None:
         """Fold a tombstone."""
-        self._states.pop(record_key, None)
+        self._states.forget(record_key)
 
     def tick(self) -> Outbox:
         """Outcomes have no deadlines."""
@@ -88,35 +89,38 @@ class Reinforcement:
         if not isinstance(event, Judged):
             raise InvalidRequest(f"reinforce has no use for {event.kind}")
         out = Outbox()
-        before = self._states.get(_key(event))
+        before = self._states.get(event.request_key)
         if before is not None and event.revision <= before.revision:
             return out  # redelivered, or overtaken
-        nodes = await self._nodes(event)
-        now = {addition.edge_id: addition for addition in self._additions(event, nodes)}
+        value = values(
+            [Used(served.node_id, served.support) for served in event.served],
+            event.quality,
+            answer_known=event.accepted is not None,
+        )
+        nodes = await self._nodes(event, value)
+        now = {addition.edge_id: addition for addition in self._additions(event, value, nodes)}
         self._move_nodes(out, event, nodes, before)
         self._move_edges(out, event, now, before.contributions if before else {})
         self._credit(out, event)
-        self._remember(
-            out,
-            ReinforcementState(
-                tenant=event.tenant,
-                session=event.session,
-                request_id=event.request_id,
-                time=self._clock.now(),
-                interaction_id=event.interaction_id,
-                revision=event.revision,
-                contributions={
-                    i: Contribution(source=a.source, target=a.target, relation=a.relation, amount=a.amount)
-                    for i, a in now.items()
-                },
-                nodes=tuple(node.node_id for node in nodes),
-            ),
+        state = ReinforcementState(
+            tenant=event.tenant,
+            session=event.session,
+            request_id=event.request_id,
+            time=self._clock.now(),
+            interaction_id=event.interaction_id,
+            revision=event.revision,
+            contributions={
+                i: Contribution(source=a.source, target=a.target, relation=a.relation, amount=a.amount)
+                for i, a in now.items()
+            },
+            nodes=tuple(node.node_id for node in nodes),
         )
+        self._states.remember(out, state, self._rules.interactions_kept)
         return out
 
     # --- nodes ------------------------------------------------------------------------------------
 
-    async def _nodes(self, event: Judged) -> list[NodeAdded]:
+    async def _nodes(self, event: Judged, value: Mapping[str, float]) -> list[NodeAdded]:
         """The question's node and the answer's, as far as this outcome is worth remembering.
 
         What was asked within a conversation is not: the same words mean something else in another.
@@ -124,7 +128,6 @@ class Reinforcement:
         if event.follows_on:
             return []
         memory = self._source.memory
-        value = values(_used(event), event.quality, answer_known=event.accepted is not None)
         answer = self._answer_to_remember(event, memory)
         if answer is None and not any(v > 0 for v in value.values()):
             return []
@@ -202,10 +205,10 @@ class Reinforcement:
 
     # --- edges ------------------------------------------------------------------------------------
 
-    def _additions(self, event: Judged, nodes: list[NodeAdded]) -> list[Addition]:
+    def _additions(self, event: Judged, value: Mapping[str, float], nodes: list[NodeAdded]) -> list[Addition]:
         memory = self._source.memory
-        value = values(_used(event), event.quality, answer_known=event.accepted is not None)
-        value |= {node.node_id: 1.0 - THETA for node in nodes[1:]}  # the answer that is worth remembering
+        worth_it = {node.node_id: 1.0 - THETA for node in nodes[1:]}  # the answer that is remembered
+        value = {**value, **worth_it}
         question_id = nodes[0].node_id if nodes else _question_id(event)
         among = memory.edges_among(event.tenant, {*value, question_id})
         return additions(value, question_id, among, partial(name_edge, event.tenant), remember=bool(nodes))
@@ -283,26 +286,10 @@ class Reinforcement:
         after = contributed(edge, change.client, change.amount, at, change.outcomes, memory.half_life_s)
         return after.outcomes >= LEAST_OUTCOMES and not memory.leads(after, self._clock.now().timestamp())
 
-    def _remember(self, out: Outbox, state: ReinforcementState) -> None:
-        out.add(state)
-        self.apply(state)
-        while len(self._states) > self._rules.interactions_kept:
-            oldest = next(iter(self._states.values()))
-            out.add(oldest, tombstone=True)
-            self.forget(oldest.record_key)
-
 
 def particulars(text: str) -> set[str]:
     """What tells apart two texts that are alike in meaning: numbers and names."""
     return {*names_of(text), *re.findall(r"\d+", text)}
-
-
-def _used(event: Judged) -> list[Used]:
-    return [Used(served.node_id, served.support) for served in event.served]
-
-
-def _key(event: Judged) -> str:
-    return f"{event.partition_key}\x1f{event.request_id}"
 
 
 def _question_id(event: Judged) -> str:

@@ -73,6 +73,11 @@ class RequestEvent(Event):
     def partition_key(self) -> str:
         return session_key(self.tenant, self.session)
 
+    @property
+    def request_key(self) -> str:
+        """Names the request: its id is unique within tenant and session."""
+        return f"{self.partition_key}\x1f{self.request_id}"
+
 
 def session_key(tenant: str, session: str) -> str:
     """The key that keeps a session's events on one partition. Unit separator: ids cannot hold it."""

@@ -244,7 +244,7 @@ class AnsweredState(RequestEvent):
 
     @property
     def record_key(self) -> str:
-        return f"{self.partition_key}\x1f{self.request_id}"
+        return self.request_key
 
 
 def interaction_id(tenant: str, session: str, request_id: str) -> str:

@@ -80,7 +80,7 @@ class JudgementState(RequestEvent):
 
     @property
     def record_key(self) -> str:
-        return f"{self.partition_key}\x1f{self.request_id}"
+        return self.request_key
 
 
 class Contribution(Value):
@@ -112,4 +112,4 @@ class ReinforcementState(RequestEvent):
 
     @property
     def record_key(self) -> str:
-        return f"{self.partition_key}\x1f{self.request_id}"
+        return self.request_key

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from ruvllm.agents.memory_fold import CHANGES
 from ruvllm.schemas import flow, memory, outcome, request, training
 from ruvllm.schemas.event import Event
 
@@ -83,16 +84,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("document.state", (memory.DocumentState,), Keeping.STATE, "what each document has put into memory"),
     Topic(
         "memory.changed",
-        (
-            memory.NodeAdded,
-            memory.NodeRemoved,
-            memory.NodeMerged,
-            memory.NodeRetracted,
-            memory.EdgeAdded,
-            memory.EdgeRemoved,
-            memory.EdgeContributed,
-            memory.EdgePruned,
-        ),
+        CHANGES,
         Keeping.LOG,
         "the memory: its fold is all that is known",
     ),

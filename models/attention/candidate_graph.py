@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ruvllm.models.memory.lexicon import Lexicon, Wording, terms_of, words_of
+from ruvllm.models.memory.lexicon import Lexicon, Wording, terms_of
 
 Float32s = NDArray[np.float32]
 
@@ -236,8 +236,3 @@ def _unit(rows: Float32s) -> Float32s:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Float32s = rows / np.maximum(lengths, 1e-9)
     return unit
-
-
-def question_words(question: str) -> str:
-    """The question as one key: two askings of the same words are one question."""
-    return words_of(question)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ruvllm.models.attention.candidate_graph import CandidateGraph, Link, Pool, candidate_graph
 from ruvllm.models.attention.graph_attention import HYBRID_SCALE, GraphAttention
-from ruvllm.models.attention.past_questions import ALIKE_FROM, NEAREST
+from ruvllm.models.attention.past_questions import NEAREST, alike
 from ruvllm.models.attention.ranker import Trust, rank
 from ruvllm.models.attention.recall import RecallRules, recall
 from ruvllm.models.memory.edge_strength import LEAST_WEIGHT
@@ -145,18 +145,18 @@ def find(
 def past_support(memory: Memory, tenant: str, vector: Float32s, now_s: float) -> tuple[float, dict[str, float]]:
     """The cosine of the nearest past question, and what those like it were answered by: node id -> 0..1.
 
-    support(p) = max over past questions x of  near(x) * w(x, p),   near = (cos - 0.6) / 0.4, from 0 to 1
+    `past_questions` has the formula.
     """
     support: dict[str, float] = {}
     nearest = memory.search(tenant, vector, NEAREST, kinds=("question",))
     for hit in nearest:
-        alike = min(1.0, (hit.similarity - ALIKE_FROM) / (1.0 - ALIKE_FROM))
-        if alike <= 0:
-            break
+        near = alike(hit.similarity)
+        if not near:
+            break  # they come nearest first
         for edge in memory.edges_of(tenant, hit.node.node_id):
             if edge.relation == "answered_by" and memory.leads(edge, now_s):
                 target = edge.other(hit.node.node_id)
-                support[target] = max(support.get(target, 0.0), alike * memory.weight_of(edge, now_s))
+                support[target] = max(support.get(target, 0.0), near * memory.weight_of(edge, now_s))
     return (nearest[0].similarity if nearest else 0.0), support
 
 

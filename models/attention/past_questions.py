@@ -21,6 +21,11 @@ ALIKE_FROM = 0.6
 NEAREST = 8
 
 
+def alike(cosine: float) -> float:
+    """near(x): how far a past question speaks for a new one, 0 to 1."""
+    return min(1.0, max(0.0, (cosine - ALIKE_FROM) / (1.0 - ALIKE_FROM)))
+
+
 class PastQuestions:
     """Questions by id, each with its vector and the passages that answered it."""
 
@@ -47,9 +52,9 @@ class PastQuestions:
         """Passage id -> support. `leave_out`: a question must not vouch for itself while the ranker learns."""
         support: dict[str, float] = {}
         for question_id, cosine in self.nearest(vector, leave_out=leave_out):
-            alike = min(1.0, (cosine - ALIKE_FROM) / (1.0 - ALIKE_FROM))
-            if alike <= 0:
-                continue
+            near = alike(cosine)
+            if not near:
+                break  # they come nearest first
             for passage, weight in self._answered_by[question_id].items():
-                support[passage] = max(support.get(passage, 0.0), alike * weight)
+                support[passage] = max(support.get(passage, 0.0), near * weight)
         return support
