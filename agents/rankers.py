@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
+from typing import ClassVar
 
 import structlog
 
@@ -11,16 +13,18 @@ from ruvllm.errors import RuvllmError
 from ruvllm.models.attention.graph_attention import GraphAttention
 from ruvllm.models.attention.lesson import Lesson
 from ruvllm.models.attention.packing import unpack_graph, unpack_parameters
+from ruvllm.models.learning_run import Result
 from ruvllm.models.memory.lexicon import words_of
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import Interaction
 from ruvllm.schemas.ids import content_id
 from ruvllm.schemas.outcome import CandidatesCredited
-from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, TrainingRecorded
+from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, Learner, TrainingRecorded
 
 log = structlog.get_logger(__name__)
 
 CHECKPOINTS_KEPT = 4
+MOST_LESSONS = 5_000
 
 
 class Rankers:
@@ -32,7 +36,9 @@ class Rankers:
         self.last_run: TrainingRecorded | None = None
 
     def apply(self, event: Event) -> None:
-        """Fold one event. Other events change nothing."""
+        """Fold one event. Other events, and those of other learners, change nothing."""
+        if getattr(event, "learner", None) != "attention":
+            return
         if isinstance(event, TrainingRecorded):
             self.last_run = event
         elif isinstance(event, CheckpointPublished):
@@ -56,26 +62,55 @@ class Rankers:
             return None
 
 
-class Lessons:
+class AttentionCourse:
     """Judged questions, the newest `most`. First all credit is told, then the interactions that it is for.
 
     What no candidate deserves credit for teaches nothing, nor does what was ranked by other features.
     """
 
-    def __init__(self, *, most: int) -> None:
+    learner: ClassVar[Learner] = "attention"
+    counted: ClassVar[str] = CandidatesCredited.topic
+    kinds: ClassVar[tuple[type[Event], ...]] = (CandidatesCredited, Interaction)
+    retires: ClassVar[bool] = True
+    """What serves was trained as what is held back was: it is out as well."""
+
+    def __init__(self, *, most: int = MOST_LESSONS) -> None:
         self._most = most
         self._credit: dict[str, CandidatesCredited] = {}
         self._newest: list[tuple[float, str, Lesson]] = []  # a heap, the oldest on top
         self._seen: set[str] = set()
 
-    def credit(self, event: CandidatesCredited) -> None:
+    def take(self, event: Event) -> None:
+        if isinstance(event, CandidatesCredited):
+            self._credited(event)
+        elif isinstance(event, Interaction):
+            self._asked(event)
+
+    def lessons(self) -> list[Lesson]:
+        """In canonical order: by time, then id."""
+        return [lesson for _, _, lesson in sorted(self._newest, key=lambda row: row[:2]) if _readable(lesson.graph)]
+
+    def job(self) -> tuple[Callable[..., Result], tuple[object, ...]]:
+        """What a child process runs on the lessons, seed and parent; and what it is handed beside them.
+
+        Raises ModuleNotFoundError without torch.
+        """
+        from ruvllm.models.attention.run import run  # noqa: PLC0415  # torch
+
+        return run, ()
+
+    def configuration(self) -> dict[str, float]:
+        from ruvllm.models.attention.run import configuration  # noqa: PLC0415  # torch
+
+        return configuration()
+
+    def _credited(self, event: CandidatesCredited) -> None:
         """Of several revisions the last counts."""
         known = self._credit.get(event.interaction_id)
         if known is None or event.revision > known.revision:
             self._credit[event.interaction_id] = event
 
-    def add(self, interaction: Interaction) -> None:
-        """Take an interaction in, if it teaches anything."""
+    def _asked(self, interaction: Interaction) -> None:
         told = self._credit.get(interaction.interaction_id)
         candidates = interaction.retrieval.candidates if interaction.retrieval else None
         if told is None or candidates is None or interaction.interaction_id in self._seen:
@@ -89,10 +124,6 @@ class Lessons:
         heapq.heappush(self._newest, (interaction.time.timestamp(), interaction.interaction_id, lesson))
         if len(self._newest) > self._most:
             heapq.heappop(self._newest)
-
-    def chosen(self) -> list[Lesson]:
-        """In canonical order: by time, then id."""
-        return [lesson for _, _, lesson in sorted(self._newest, key=lambda row: row[:2]) if _readable(lesson.graph)]
 
 
 def _readable(packed: bytes) -> bool:

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection
+from typing import Protocol
 
 from ruvllm.agents.clock import Clock
-from ruvllm.models.router.features import FEATURES_VERSION, request_features
+from ruvllm.models.router.fastgrnn import Float32s
+from ruvllm.models.router.features import FEATURES_VERSION, FORM, request_features, with_past
+from ruvllm.models.router.past_outcomes import Outlook
 from ruvllm.models.router.policy import Router
 from ruvllm.models.router.signals import Hit, MemorySignals, PreviousTurn
-from ruvllm.schemas.flow import Retrieved, Route, Routed
+from ruvllm.schemas.flow import Expected, Retrieved, Route, Routed
 
 
-async def route(event: Retrieved, router: Router, available_tiers: Collection[str], clock: Clock) -> Routed:
+class PastSource(Protocol):
+    """What became of past questions, by tenant."""
+
+    def outlook(self, tenant: str, vector: Float32s, form: Float32s) -> Outlook | None: ...
+
+
+async def route(
+    event: Retrieved,
+    router: Router,
+    available_tiers: Collection[str],
+    clock: Clock,
+    past: PastSource | None = None,
+    *,
+    explore: bool = True,
+) -> Routed:
     """Decide for one request. Raises UnknownTier or ModelUnavailable if no permitted tier is served.
 
     The hidden state of another checkpoint means nothing to this one and is left out. The draw's seed
@@ -36,6 +53,9 @@ async def route(event: Retrieved, router: Router, available_tiers: Collection[st
         minimum_quality=constraints.minimum_quality,
         grounding=constraints.grounding,
     )
+    if past is not None:
+        outlook = past.outlook(event.tenant, event.retrieval.query_vector, features[FORM])
+        features = with_past(features, outlook)
     known = before is not None and before.checkpoint == router.checkpoint.id
     decision = router.decide(
         features,
@@ -44,6 +64,8 @@ async def route(event: Retrieved, router: Router, available_tiers: Collection[st
         allowed_tiers=constraints.allowed_tiers,
         temperature=constraints.temperature,
         top_p=constraints.top_p,
+        minimum_quality=constraints.minimum_quality,
+        explore=explore,
         seed=zlib.crc32(event.interaction_id.encode()),
     )
     chosen = Route(
@@ -60,6 +82,7 @@ async def route(event: Retrieved, router: Router, available_tiers: Collection[st
         checkpoint=decision.checkpoint,
         confidence=decision.confidence,
         fallback=decision.fallback,
+        expected=Expected(**decision.expected._asdict()),
         policy=decision.policy,
         exploration=decision.exploration,
         seed=decision.seed,

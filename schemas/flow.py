@@ -139,6 +139,14 @@ class Retrieved(InFlight):
     retrieval: Retrieval
 
 
+class Expected(Value):
+    """What the router expected of the route that it took. `cost`: over the dearest route's."""
+
+    quality: float = Field(ge=0, le=1)
+    latency_s: float = Field(ge=0)
+    cost: float
+
+
 class Route(Value):
     """A routing decision with all that is needed to learn from it honestly (DESIGN invariant 6)."""
 
@@ -155,6 +163,7 @@ class Route(Value):
     checkpoint: str
     confidence: float = Field(ge=0, le=1)
     fallback: bool
+    expected: Expected | None = None
     policy: str
     exploration: float = Field(ge=0, le=1)
     seed: int

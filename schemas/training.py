@@ -13,7 +13,7 @@ from pydantic import Field
 from ruvllm.schemas.event import Event, Value
 from ruvllm.schemas.vector import Blob
 
-Learner = Literal["attention"]
+Learner = Literal["attention", "router"]
 
 
 class Verdict(Value):
@@ -43,10 +43,12 @@ class TrainingRecorded(TrainingEvent):
     run_id: str
     offsets: dict[str, dict[str, int]] = Field(description="topic -> partition -> end offset of what was read")
     seed: int
+    parent: str | None = Field(default=None, description="the checkpoint that it went on from; none: from scratch")
     configuration: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     examples: int
     verdict: Verdict
+    measures: dict[str, float] = Field(default_factory=dict, description="what else was measured on held-out answers")
     checkpoint: str | None = None
     seconds: float = Field(ge=0)
 

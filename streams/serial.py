@@ -19,10 +19,11 @@ from ruvllm.agents.clock import Clock
 from ruvllm.agents.memory_fold import CHANGES, fold
 from ruvllm.agents.outbox import Emit, Outbox
 from ruvllm.agents.rankers import Rankers
+from ruvllm.agents.routers import Routers
 from ruvllm.errors import InvalidConfiguration, RuvllmError
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.request import Ask, Response, constraints_of
-from ruvllm.schemas.training import TrainingRecorded
+from ruvllm.schemas.training import Learner, TrainingRecorded
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import Guard, Retry, give_up, read, stage_events
 from ruvllm.streams.metrics import Metrics
@@ -30,7 +31,8 @@ from ruvllm.streams.owner import Keeper, fold_state
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.settings import Settings, load_settings
 from ruvllm.streams.topology import STAGES, Names, Shape, Stage, topic
-from ruvllm.streams.training import train_attention
+from ruvllm.streams.trainer import learnings
+from ruvllm.streams.training import train
 from ruvllm.streams.wiring import Wiring
 
 
@@ -150,9 +152,11 @@ class SerialSystem:
         self.memory = self.wiring.new_memory()
         self.sender = SerialSender(self.log, self.names)
         self._folded = 0
-        self._learnt = 0
-        self.rankers = Rankers()
-        self.wiring.ranker = self.rankers.current
+        self._learnt: dict[str, int] = {}
+        self.rankers, self.routers = Rankers(), Routers(self.wiring.untrained_router)
+        self.past = self.wiring.new_past()
+        self.wiring.ranker, self.wiring.router = self.rankers.current, self.routers.current
+        self.wiring.past = self.past
         self._positions: dict[str, int] = dict(self.log.positions)
         self._keepers: dict[tuple[str, int], Keeper] = {}
         self._guards = {
@@ -201,16 +205,17 @@ class SerialSystem:
             if record.value is not None
         ]
 
-    async def train_attention(self, *, seed: int = 1) -> TrainingRecorded:
+    async def train(self, learner: Learner, *, seed: int = 1) -> TrainingRecorded:
         """A training run over the log, as the learn process makes one; what it recorded."""
+        learning = learnings(self.wiring, self.rankers, self.routers)[learner]
 
         async def read_topic(name: str) -> AsyncIterator[Record]:
             for record in self.log.topics.get(self.names.topic(name), []):
                 yield record
 
-        events = await train_attention(read_topic, self.clock, seed=seed)
+        events = await train(learning.new_course(), read_topic, self.clock, seed=seed, parent=learning.parent())
         await self.send(*events)
-        self._fold_memory()
+        self._fold_learnt()
         recorded = events[0]
         assert isinstance(recorded, TrainingRecorded)
         return recorded
@@ -234,6 +239,7 @@ class SerialSystem:
             for stage in self._stages:
                 handled += await self._run_stage(stage)
             self._fold_memory()
+            self._fold_learnt()
             if handled == before:
                 break
         self.log.commit(self._positions)
@@ -291,13 +297,24 @@ class SerialSystem:
         while self._folded < len(changes):
             fold(self.memory, read(changes[self._folded], CHANGES), changes[self._folded].offset)  # type: ignore[arg-type]
             self._folded += 1
-        recorded = self.log.topics.get(self.names.topic("training.recorded"), [])
-        while self._learnt < len(recorded):
-            self.rankers.apply(read(recorded[self._learnt], topic("training.recorded").events))
-            self._learnt += 1
+
+    def _fold_learnt(self) -> None:
+        for name, folds in (
+            ("training.recorded", (self.rankers.apply, self.routers.apply)),
+            ("outcome.judged", (self.past.apply,)),
+        ):
+            records = self.log.topics.get(self.names.topic(name), [])
+            for record in records[self._learnt.get(name, 0) :]:
+                event = read(record, topic(name).events)
+                for fold_in in folds:
+                    fold_in(event)
+            self._learnt[name] = len(records)
+        for tenant in list(self.past.due()):
+            self.past.refresh(tenant)
 
     def _restore(self) -> None:
         self._fold_memory()
+        self._fold_learnt()
         for stage in STAGES:
             if stage.state is None:
                 continue

@@ -69,7 +69,19 @@ class RetrievalSettings(Section):
 
 class RouterSettings(Section):
     confidence_threshold: float = Field(default=0.5, ge=0, le=1, description="under it the default route is taken")
-    exploration: float = Field(default=0.0, ge=0, le=1, description="share of requests routed uniformly at random")
+    exploration: float = Field(default=0.05, ge=0, le=1, description="share of requests routed uniformly at random")
+    unexplored_tenants: tuple[str, ...] = Field(
+        default=(), description="tenants whose requests are never explored with"
+    )
+    cost_weight: float = Field(
+        default=0.1, ge=0, description="lambda: quality given up to save the dearest route's cost"
+    )
+    latency_weight: float = Field(
+        default=0.05, ge=0, description="mu: quality that each further SLA of waiting is worth"
+    )
+    minimum_quality: float = Field(default=0.0, ge=0, le=1, description="theta, where the request does not say")
+    sla_s: float = Field(default=30.0, gt=0, description="seconds in which an answer should be there")
+    past_kept: int = Field(default=2_000, ge=1, description="judged answers of a tenant that routes are estimated from")
     default_context_tokens: int = Field(default=2048, description="one of the router's arms")
     default_temperature: float = Field(default=0.0, description="one of the router's arms")
     default_top_p: float = Field(default=0.95, description="one of the router's arms")
@@ -93,6 +105,10 @@ class LearningSettings(Section):
     same: float = Field(default=0.97, ge=0, le=1, description="cosine from which two questions may be one")
     costly_judge: bool = Field(default=True, description="ask the largest tier where the cheap judge wavers")
     train_every_s: float = Field(default=300.0, gt=0, description="how often to look whether to train the ranker")
+    router: bool = Field(default=True, description="train the router, too; false: what serves stays")
+    router_sessions: int = Field(
+        default=2_000, ge=1, description="newest sessions that a run of the router learns from, and as many older ones"
+    )
     train_after: int = Field(default=200, ge=1, description="judged answers since the last run that make another one")
     judged_kept: int = Field(default=1_000, ge=1, description="by partition: interactions that feedback still reaches")
     learnt_kept: int = Field(default=5_000, ge=1, description="by partition: interactions whose effect can be revised")

@@ -1,7 +1,7 @@
 """Training runs over the log: read what was judged, learn in a child process, publish what passed the gate.
 
-Invariant: a run is recorded with the offsets that it read to, its seed and its configuration, whether or
-not its checkpoint was good enough to serve; what serves changes by an event and by nothing else.
+Invariant: a run is recorded with the offsets that it read to, its parent, its seed and its configuration, whether
+or not its checkpoint was good enough to serve; what serves changes by an event and by nothing else.
 """
 
 from __future__ import annotations
@@ -11,84 +11,117 @@ import importlib.metadata
 import math
 import multiprocessing
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
 from ruvllm.agents.clock import Clock
-from ruvllm.agents.rankers import Lessons
 from ruvllm.errors import MissingRequirement, RuvllmError
-from ruvllm.models.attention.lesson import LEAST_QUESTIONS
+from ruvllm.models.learning_run import Result
 from ruvllm.schemas.event import Event
-from ruvllm.schemas.flow import Interaction
 from ruvllm.schemas.ids import content_id, new_id
-from ruvllm.schemas.outcome import CandidatesCredited
-from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, TrainingRecorded, Verdict
+from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, Learner, TrainingRecorded, Verdict
 from ruvllm.streams.guard import read
 from ruvllm.streams.records import Record
 
 log = structlog.get_logger(__name__)
 
-MOST_LESSONS = 5_000
-
 ReadTopic = Callable[[str], AsyncIterator[Record]]
 """A topic of the flow by its name -> its records to the end it has now, each partition in order."""
-E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 
 
-async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> list[Event]:
+class Course(Protocol):
+    """What a learner learns from, and by what. One is made for each run."""
+
+    @property
+    def learner(self) -> Learner: ...
+
+    @property
+    def counted(self) -> str:
+        """The topic whose new records make another run worth while."""
+
+    @property
+    def kinds(self) -> tuple[type[Event], ...]:
+        """The events that it is told, all of one kind before the next."""
+
+    @property
+    def retires(self) -> bool:
+        """Whether a run that is held back puts out what serves."""
+
+    def take(self, event: Event) -> None: ...
+
+    def lessons(self) -> Sequence[object]:
+        """In canonical order."""
+
+    def job(self) -> tuple[Callable[..., Result], tuple[object, ...]]:
+        """The child's function of lessons, seed and parent, and what it is handed beside them."""
+
+    def configuration(self) -> dict[str, float]: ...
+
+
+async def train(
+    course: Course, read_topic: ReadTopic, clock: Clock, *, seed: int, parent: tuple[str, bytes] | None = None
+) -> list[Event]:
     """One run over the whole log; the events that record it, to be sent in order.
 
-    Raises MissingRequirement without torch.
+    `parent`: name and bytes of the checkpoint that serves. Raises MissingRequirement without torch.
     """
-    offsets: dict[str, dict[str, int]] = {}
-    book = Lessons(most=MOST_LESSONS)
-    async for credited in _events(read_topic, CandidatesCredited, offsets):
-        book.credit(credited)
-    async for interaction in _events(read_topic, Interaction, offsets):
-        book.add(interaction)
-    learnt_from = book.chosen()
-    started = time.perf_counter()
-    run_id = new_id()
     try:
-        from ruvllm.models.attention.run import configuration, run  # noqa: PLC0415  # torch
+        work, beside = course.job()
+        configuration = course.configuration()
     except ModuleNotFoundError as error:
         raise MissingRequirement(
             f"training needs {error.name}, which is not installed", hint="Install ruvllm[train]."
         ) from error
-    result = await _in_child(run, learnt_from, seed)
-    checkpoint = None if result.parameters is None else content_id("ckpt", "attention", result.parameters.hex())
+    offsets: dict[str, dict[str, int]] = {}
+    for kind in course.kinds:
+        async for event in _events(read_topic, kind, offsets):
+            course.take(event)
+    lessons = course.lessons()
+    started = time.perf_counter()
+    result = await _in_child(work, lessons, seed, parent[1] if parent else None, *beside)
+    recorded = TrainingRecorded(
+        time=clock.now(),
+        learner=course.learner,
+        run_id=new_id(),
+        offsets=offsets,
+        seed=seed,
+        parent=parent[0] if parent else None,
+        configuration=configuration,
+        versions={name: importlib.metadata.version(name) for name in ("torch", "numpy")},
+        examples=len(lessons),
+        verdict=Verdict(
+            passed=result.passed,
+            gain=result.gain,
+            error=result.error if math.isfinite(result.error) else None,
+            questions=result.questions,
+        ),
+        measures=dict(result.measures),
+        checkpoint=_name(course.learner, result),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    return [recorded, *_consequences(recorded, result, course.retires)]
+
+
+def _consequences(recorded: TrainingRecorded, result: Result, retires: bool) -> list[Event]:
+    """What serves from here on, if that changes."""
+    of_it = {"time": recorded.time, "learner": recorded.learner, "checkpoint": recorded.checkpoint}
     said = f"gain {result.gain:+.3f} on {result.questions} held-out questions"
-    events: list[Event] = [
-        TrainingRecorded(
-            time=clock.now(),
-            learner="attention",
-            run_id=run_id,
-            offsets=offsets,
-            seed=seed,
-            configuration=configuration(),
-            versions={name: importlib.metadata.version(name) for name in ("torch", "numpy")},
-            examples=len(learnt_from),
-            verdict=Verdict(
-                passed=result.passed,
-                gain=result.gain,
-                error=result.error if math.isfinite(result.error) else None,
-                questions=result.questions,
-            ),
-            checkpoint=checkpoint,
-            seconds=round(time.perf_counter() - started, 3),
-        )
-    ]
-    if checkpoint is not None and result.parameters is not None:
-        of_it = {"time": clock.now(), "learner": "attention", "checkpoint": checkpoint}
-        events.append(CheckpointPublished(**of_it, run_id=run_id, parameters=result.parameters))
-        events.append(CheckpointChosen(**of_it, reason=said))
-    elif result.questions >= LEAST_QUESTIONS:  # what serves was trained the same way: it is out as well
-        events.append(CheckpointChosen(time=clock.now(), learner="attention", reason=f"held back: {said}"))
-    return events
+    if result.parameters is not None:
+        published = CheckpointPublished(**of_it, run_id=recorded.run_id, parameters=result.parameters)
+        return [published, CheckpointChosen(**of_it, reason=said)]
+    if retires and math.isfinite(result.error):
+        return [CheckpointChosen(**of_it, reason=f"held back: {said}")]
+    return []
+
+
+def _name(learner: Learner, result: Result) -> str | None:
+    if result.parameters is None:
+        return None
+    return result.checkpoint or content_id("ckpt", learner, result.parameters.hex())
 
 
 async def _in_child(work: Callable[..., T], *arguments: object) -> T:
@@ -105,7 +138,7 @@ async def _in_child(work: Callable[..., T], *arguments: object) -> T:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-async def _events(read_topic: ReadTopic, kind: type[E], offsets: dict[str, dict[str, int]]) -> AsyncIterator[E]:
+async def _events(read_topic: ReadTopic, kind: type[Event], offsets: dict[str, dict[str, int]]) -> AsyncIterator[Event]:
     """The events of a topic, and in `offsets` the end of what was read. What cannot be read teaches nothing."""
     ends = offsets.setdefault(kind.topic, {})
     async for record in read_topic(kind.topic):
@@ -116,6 +149,5 @@ async def _events(read_topic: ReadTopic, kind: type[E], offsets: dict[str, dict[
         except RuvllmError as error:
             log.warning("lesson_skipped", topic=kind.topic, offset=record.offset, error=error.message)
             continue
-        assert isinstance(event, kind)
         yield event
         await asyncio.sleep(0)  # other stages of this process go on

@@ -17,9 +17,12 @@ from ruvllm.agents.documents import DocumentKeeper
 from ruvllm.agents.generate import GenerationRules, generate
 from ruvllm.agents.intake import Limits, accept_feedback, accept_request
 from ruvllm.agents.judge import JudgeDesk, JudgeRules, settle
+from ruvllm.agents.past import Past
+from ruvllm.agents.rankers import AttentionCourse
 from ruvllm.agents.reinforce import Reinforcement, ReinforcementRules
 from ruvllm.agents.retrieve import MemorySource, Ranker, retrieve
-from ruvllm.agents.route import route
+from ruvllm.agents.route import PastSource, route
+from ruvllm.agents.routers import RouterCourse
 from ruvllm.errors import ModelUnavailable, RuvllmError, WrongHash
 from ruvllm.models.attention.finding import RetrievalRules
 from ruvllm.models.catalogue import Catalogue, Profile
@@ -34,16 +37,20 @@ from ruvllm.models.pool.pool import Pool
 from ruvllm.models.pool.process import ModelProcess
 from ruvllm.models.router.arms import Action, Arms
 from ruvllm.models.router.checkpoint import Checkpoint
+from ruvllm.models.router.objective import Objective
 from ruvllm.models.router.policy import Router
+from ruvllm.models.router.rules import Rules
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import Admitted, Origin, Retrieved, Routed
 from ruvllm.schemas.outcome import JudgementDoubted
 from ruvllm.schemas.request import Ask, Rate
+from ruvllm.schemas.training import Learner
 from ruvllm.streams.guard import Handler
 from ruvllm.streams.model_files import ModelStore, packaged_catalogue
 from ruvllm.streams.owner import Keeper
 from ruvllm.streams.settings import Settings
 from ruvllm.streams.topology import Names
+from ruvllm.streams.training import Course
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +72,8 @@ class Wiring:
         self.clock = clock
         self.memory: MemorySource | None = None  # set by whoever follows the log of memory
         self.ranker: Callable[[], Ranker | None] = lambda: None  # set by whoever follows the log of training
+        self.router: Callable[[], Router] = lambda: self.untrained_router  # so is this
+        self.past: PastSource | None = None  # and this by whoever follows that of outcomes
 
     # --- resources --------------------------------------------------------------------------------
 
@@ -98,19 +107,35 @@ class Wiring:
         )
 
     @cached_property
-    def router(self) -> Router:
-        rules = self.settings.router
-        arms = Arms(self.tiers)
-        default = Action(
-            self.profile.default_tier, rules.default_context_tokens, rules.default_temperature, rules.default_top_p
+    def untrained_router(self) -> Router:
+        rules = self.router_rules
+        untrained = Checkpoint.initial(rules.arms, rules.seed_of_start, rules.prices)
+        return rules.router(untrained, exploration=self.settings.router.exploration)
+
+    @cached_property
+    def router_rules(self) -> Rules:
+        given = self.settings.router
+        return Rules(
+            arms=Arms(self.tiers),
+            default=Action(
+                self.profile.default_tier,
+                given.default_context_tokens,
+                given.default_temperature,
+                given.default_top_p,
+            ),
+            prices=tuple(tier.cost_per_token for tier in self.profile.tiers),
+            objective=Objective(given.cost_weight, given.latency_weight, given.minimum_quality, given.sla_s),
+            confidence_threshold=given.confidence_threshold,
+            seed_of_start=ROUTER_SEED,
         )
-        return Router(
-            Checkpoint.initial(arms, ROUTER_SEED),
-            arms,
-            default,
-            confidence_threshold=rules.confidence_threshold,
-            exploration=rules.exploration,
-        )
+
+    def new_past(self) -> Past:
+        return Past(self.tiers, kept=self.settings.router.past_kept)
+
+    def new_courses(self) -> dict[Learner, Callable[[], Course]]:
+        """Learner -> how to make its course, one for each run."""
+        recent = self.settings.learning.router_sessions
+        return {"attention": AttentionCourse, "router": lambda: RouterCourse(self.router_rules, recent=recent)}
 
     @cached_property
     def pool(self) -> Pool:
@@ -163,7 +188,7 @@ class Wiring:
         if stage in ("retrieve", "judge", "reinforce", "documents"):
             _ = self.embedder
         elif stage == "route":
-            _ = self.router
+            _ = self.untrained_router
         elif stage in ("generate", "verify"):
             _ = self.pool, self.templates
 
@@ -215,7 +240,8 @@ class Wiring:
 
     async def _route(self, event: Event, _: Origin) -> Event:
         assert isinstance(event, Retrieved)
-        return await route(event, self.router, self.tiers, self.clock)
+        explore = event.tenant not in self.settings.router.unexplored_tenants
+        return await route(event, self.router(), self.tiers, self.clock, self.past, explore=explore)
 
     async def _generate(self, event: Event, _: Origin) -> Event | Sequence[Event]:
         assert isinstance(event, Routed)

@@ -16,19 +16,20 @@ import orjson
 import structlog
 from aiohttp import web
 
-from ruvllm.streams.attention_trainer import AttentionTrainer
+from ruvllm.agents.routers import Routers
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import Guard, Retry
 from ruvllm.streams.health import Health, serve_health
+from ruvllm.streams.learned_view import LearnedView
 from ruvllm.streams.memory_view import MemoryView
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.owner import PartitionOwner
-from ruvllm.streams.ranker_view import RankerView
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.settings import Settings
 from ruvllm.streams.stage_app import Owners, StageApp
 from ruvllm.streams.topics import check_reply_topics, ensure_topics
 from ruvllm.streams.topology import Process, Shape, Stage, stages_of
+from ruvllm.streams.trainer import Trainer, learnings
 from ruvllm.streams.wiring import Wiring
 
 log = structlog.get_logger(__name__)
@@ -53,8 +54,8 @@ class Worker:
         self.names = self.wiring.names
         self.sender = Sender(bootstrap, self.names, source=f"{self.name}-{os.getpid()}")
         self.view: MemoryView | None = None
-        self.rankers: RankerView | None = None
-        self.trainer: AttentionTrainer | None = None
+        self.learned: LearnedView | None = None
+        self.trainers: list[Trainer] = []
         self._running: list[tuple[StageApp, Owners | None]] = []
 
     async def run(self, *, ready_file: Path | None = None) -> int:
@@ -87,20 +88,20 @@ class Worker:
             await asyncio.to_thread(self.wiring.prepare, stage.name)
         await self.sender.start()
         checks = {}
-        if any(s.recalls for s in self.stages):
+        if any(s.recalls or s.name == "route" for s in self.stages):
             self.view = self._new_view()
             self.wiring.memory = self.view
             await self.view.start()
             await self.view.wait_ready(MEMORY_WAIT_S)
             checks["memory"] = lambda: self.view is not None and self.view.ready
-            self.rankers = RankerView(self.bootstrap, self.names)
-            self.wiring.ranker = self.rankers.rankers.current
-            await self.rankers.start()
+            self.learned = self._new_learned_view()
+            await self.learned.start()
         for stage in self.stages:
             self._running.append(self._bind(stage))
         if any(s.name == "reinforce" for s in self.stages):
-            self.trainer = self._new_trainer()
-            await self.trainer.start()
+            self.trainers = self._new_trainers()
+            for trainer in self.trainers:
+                await trainer.start()
         health = Health(self.process, self.metrics, self._running, checks)
         port = getattr(self.settings.workers, f"{self.process}_port")
         serving = await serve_health(health, self.metrics, port)
@@ -140,19 +141,34 @@ class Worker:
 
         return Owners(stage, make, is_mine, self.metrics)
 
-    def _new_trainer(self) -> AttentionTrainer:
-        assert self.rankers is not None
+    def _new_learned_view(self) -> LearnedView:
+        """And what the process's stages take from it."""
+        routes = any(s.name == "route" for s in self.stages)
+        past = self.wiring.new_past() if routes else None
+        view = LearnedView(self.bootstrap, self.names, routers=Routers(self.wiring.untrained_router), past=past)
+        self.wiring.ranker = view.rankers.current
+        self.wiring.router = view.routers.current
+        self.wiring.past = past
+        return view
+
+    def _new_trainers(self) -> list[Trainer]:
+        assert self.learned is not None
         (app,) = (app for app, _ in self._running if app.stage.name == "reinforce")
         lead = self.names.consumed(app.stage)[0]
-        return AttentionTrainer(
-            self.bootstrap,
-            self.sender,
-            self.clock,
-            self.rankers,
-            is_leader=lambda: app.is_mine(lead, 0),
-            every_s=self.settings.learning.train_every_s,
-            after=self.settings.learning.train_after,
-        )
+        given = self.settings.learning
+        return [
+            Trainer(
+                self.bootstrap,
+                self.sender,
+                self.clock,
+                learning,
+                is_leader=lambda: app.is_mine(lead, 0),
+                every_s=given.train_every_s,
+                after=given.train_after,
+            )
+            for learner, learning in learnings(self.wiring, self.learned.rankers, self.learned.routers).items()
+            if learner != "router" or given.router
+        ]
 
     def _new_view(self) -> MemoryView:
         embedder = self.wiring.embedder
@@ -190,7 +206,7 @@ class Worker:
                 log.warning("drain_incomplete", stage=app.stage.name, open=app.open_deliveries())
             if owners is not None:
                 await owners.stop()
-        for part in (self.trainer, self.rankers, self.view):
+        for part in (*self.trainers, self.learned, self.view):
             if part is not None:
                 await part.stop()
         await self.wiring.close()

@@ -1,4 +1,4 @@
-"""What a training run is handed and what it hands back, as plain values: they cross to a child process."""
+"""What a training run is handed, as plain values: they cross to a child process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,3 @@ class Lesson:
     graph: bytes
     credit: tuple[float, ...]
     question: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    """`parameters`: packed, None if the gate held them back. `gain`, `error`: in credit among the first five."""
-
-    parameters: bytes | None
-    passed: bool
-    gain: float
-    error: float
-    questions: int

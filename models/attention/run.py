@@ -13,13 +13,17 @@ import torch
 
 from ruvllm.models.attention.gate import gate
 from ruvllm.models.attention.graph_attention import Shape
-from ruvllm.models.attention.lesson import Lesson, Result
+from ruvllm.models.attention.lesson import Lesson
 from ruvllm.models.attention.packing import pack_parameters, unpack_graph
 from ruvllm.models.attention.training import Example, Schedule, train
+from ruvllm.models.learning_run import Result
 
 
-def run(lessons: Sequence[Lesson], seed: int) -> Result:
-    """Train behind the gate, on one thread: results must not hang on how many cores there are."""
+def run(lessons: Sequence[Lesson], seed: int, _parent: bytes | None = None) -> Result:
+    """Train behind the gate, on one thread: results must not hang on how many cores there are.
+
+    It starts from scratch, whatever served before.
+    """
     torch.set_num_threads(1)
     examples = [Example(unpack_graph(lesson.graph), np.array(lesson.credit, np.float32)) for lesson in lessons]
     fit = partial(train, seed=seed)

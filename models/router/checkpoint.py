@@ -8,13 +8,14 @@ Training lives elsewhere: nothing here can change a weight.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,38 +23,48 @@ import numpy as np
 from ruvllm.errors import InvalidConfiguration, ModelUnavailable, WrongHash
 from ruvllm.models.router.arms import Arms
 from ruvllm.models.router.fastgrnn import HIDDEN, RANK, Cell, Float32s, Parameters, sigmoid
-from ruvllm.models.router.features import FEATURES, FEATURES_VERSION
+from ruvllm.models.router.features import FEATURES, FEATURES_VERSION, PAST, PAST_TIERS
 
 INPUTS: Final = len(FEATURES)
-FORMAT_VERSION: Final = 1
-"""Of the file and of the bytes that the id is made from."""
+FORMAT_VERSION: Final = 2
+"""Of what is packed and of the bytes that the id is made from."""
+LONGEST_LOG_S: Final = 12.0
+"""Of a predicted latency: exp(12) seconds are two days."""
 
 _UNREADABLE = (
-    *(OSError, EOFError, zipfile.BadZipFile),  # no such file, not one of ours, cut off
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),  # not one of ours, cut off
     *(ValueError, KeyError, TypeError),  # an entry missing, pickled, or of another form
     InvalidConfiguration,  # arms that make no sense
 )
 
-UNTRAINED_CONFIDENCE: Final = -4.0
-"""A logit, sigmoid 0.018: an untrained router knows that it knows nothing."""
+PAST_SLOPE: Final = 2.0
+"""Of logits over past qualities 2 q - 1 before training: where odds are even, an estimate is taken as it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What a checkpoint says of one request, before any constraint.
 
-    `hidden` is (64,) float32; `logits` head -> one score for each choice in the arms' order;
-    `confidence` is in 0..1.
+    `hidden` is (64,) float32. `logits`: head -> for each choice, in the arms' order, what it adds to the logit
+    of the answer's quality. `latency_s`: by tier. `familiarity`, 0 to 1: how far the request is like what the
+    checkpoint was trained on; 0 for an untrained one.
     """
 
     hidden: Float32s
     logits: dict[str, list[float]]
-    confidence: float
+    latency_s: list[float]
+    familiarity: float
+    calibration: tuple[float, float]
 
     @property
     def probabilities(self) -> dict[str, list[float]]:
         """Softmax of each head's logits, in the arms' order."""
         return {head: softmax(scores) for head, scores in self.logits.items()}
+
+    def confidence(self, logit: float) -> float:
+        """That an answer of this logit is good, 0 to 1: calibrated, and less where nothing alike was seen."""
+        slope, intercept = self.calibration
+        return self.familiarity * sigmoid(slope * logit + intercept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +91,8 @@ class Checkpoint:
             array = np.array(getattr(self.parameters, name), dtype="<f4", order="C")
             if array.shape != shape:
                 raise _unusable(f"parameter `{name}` has shape {array.shape}, these arms need {shape}")
+            if name == "spread" and not (array > 0).all():
+                raise _unusable("parameter `spread` holds a value that is not above 0")
             if not np.isfinite(array).all():
                 raise _unusable(f"parameter `{name}` holds a value that is not finite")
             array.flags.writeable = False
@@ -128,16 +141,51 @@ class Checkpoint:
                 )
         after = self.cell.step(features.astype(np.float32, copy=False), before.astype(np.float32, copy=False))
         after.flags.writeable = False
-        scores = (self.parameters.heads @ after + self.parameters.head_bias).tolist()
+        given = self.parameters
+        scores = given.heads @ after
+        scores += given.head_bias
+        scores[: len(self.arms.tiers)] += given.past @ features[PAST]
+        latencies = np.exp(np.minimum(given.latency @ after + given.latency_bias, LONGEST_LOG_S))
+        values = scores.tolist()
         return Prediction(
             hidden=after,
-            logits={head: scores[start:stop] for head, start, stop in self._columns},
-            confidence=sigmoid(scores[-1]),
+            logits={head: values[start:stop] for head, start, stop in self._columns},
+            latency_s=latencies.tolist(),
+            familiarity=self._familiarity(features),
+            calibration=self._calibration,
         )
 
+    def _familiarity(self, features: Float32s) -> float:
+        """exp(1 - d / reach) beyond the reach, d the mean squared deviation from what was trained on; within it 1."""
+        if self._reach <= 0.0:
+            return 0.0
+        deviation = (features - self.parameters.centre) * self._per_spread
+        return math.exp(min(0.0, 1.0 - float(deviation.dot(deviation)) / (INPUTS * self._reach)))
+
+    @cached_property
+    def tried(self) -> dict[str, list[bool]]:
+        """Head -> whether each choice was tried often enough to be taken, in the arms' order."""
+        often = (self.parameters.tried > 0).tolist()
+        return {head: often[start:stop] for head, start, stop in self._columns}
+
+    @cached_property
+    def _per_spread(self) -> Float32s:
+        return 1.0 / self.parameters.spread
+
+    @cached_property
+    def _reach(self) -> float:
+        return float(self.parameters.reach)
+
+    @cached_property
+    def _calibration(self) -> tuple[float, float]:
+        slope, intercept = self.parameters.calibration.tolist()
+        return slope, intercept
+
     @classmethod
-    def initial(cls, arms: Arms, seed: int) -> Checkpoint:
-        """An untrained checkpoint: small random recurrence, nearly even heads, no confidence.
+    def initial(cls, arms: Arms, seed: int, costs: Sequence[float] | None = None) -> Checkpoint:
+        """An untrained checkpoint: small random recurrence, the past taken as it is, no confidence.
+
+        `costs`: what a token of each tier costs, small to large; none: all the same. A context costs by its size.
 
         zeta = 1, nu = -4, b_z = b_h = 1 and deviations of 0.1 are the starting values that the
         cell's authors use.
@@ -147,11 +195,8 @@ class Checkpoint:
         def draw(*shape: int, deviation: float) -> Float32s:
             return (random.standard_normal(shape) * deviation).astype(np.float32)
 
-        rows = _shapes(arms)["head_bias"][0]
-        heads = draw(rows, HIDDEN, deviation=0.01)
-        heads[-1] = 0  # the same low confidence whatever it sees
-        head_bias = np.zeros(rows, dtype=np.float32)
-        head_bias[-1] = UNTRAINED_CONFIDENCE
+        tiers, contexts = len(arms.tiers), len(arms.context_tokens)
+        price = np.outer(np.ones(tiers) if costs is None else costs, arms.context_tokens)
         parameters = Parameters(
             w=draw(HIDDEN, INPUTS, deviation=0.1),
             u1=draw(HIDDEN, RANK, deviation=0.1),
@@ -160,34 +205,39 @@ class Checkpoint:
             b_h=np.ones(HIDDEN, dtype=np.float32),
             zeta=np.array(1.0, dtype=np.float32),
             nu=np.array(-4.0, dtype=np.float32),
-            heads=heads,
-            head_bias=head_bias,
+            heads=np.zeros((_shapes(arms)["head_bias"][0], HIDDEN), dtype=np.float32),
+            head_bias=np.zeros(_shapes(arms)["head_bias"], dtype=np.float32),
+            tried=np.ones(_shapes(arms)["head_bias"], dtype=np.float32),
+            past=PAST_SLOPE * np.eye(tiers, PAST_TIERS, dtype=np.float32),
+            latency=np.zeros((tiers, HIDDEN), dtype=np.float32),
+            latency_bias=np.zeros(tiers, dtype=np.float32),
+            costs=(price / price.max()).astype(np.float32).reshape(tiers, contexts),
+            centre=np.zeros(INPUTS, dtype=np.float32),
+            spread=np.ones(INPUTS, dtype=np.float32),
+            reach=np.array(0.0, dtype=np.float32),
+            calibration=np.array([1.0, 0.0], dtype=np.float32),
         )
         return cls(arms, parameters)
 
-    def save(self, path: Path) -> None:
-        """Write a .npz without pickle. The name appears only when the file is whole."""
+    def packed(self) -> bytes:
+        """As .npz without pickle: what travels in the log."""
         arrays = {name: getattr(self.parameters, name) for name in _shapes(self.arms)}
-        header = np.frombuffer(self._header(), dtype=np.uint8)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            np.savez(file, header=header, id=np.array(self.id), **arrays)
-        partial.replace(path)
+        out = io.BytesIO()
+        np.savez_compressed(out, header=np.frombuffer(self._header(), np.uint8), id=np.array(self.id), **arrays)
+        return out.getvalue()
 
     @classmethod
-    def load(cls, path: Path) -> Checkpoint:
-        """Read what `save` wrote.
+    def unpacked(cls, raw: bytes) -> Checkpoint:
+        """Read what `packed` wrote.
 
-        Raises ModelUnavailable if the file is missing, no checkpoint, of another version or of
-        wrong shapes, and WrongHash if its content is not what its id says.
+        Raises ModelUnavailable if it is no checkpoint, of another version or of wrong shapes, and WrongHash if its
+        content is not what its id says.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(raw), allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes())
                 if header["format"] != FORMAT_VERSION:
-                    raise _unusable(
-                        f"{path} has checkpoint format {header['format']}, this program reads {FORMAT_VERSION}"
-                    )
+                    raise _unusable(f"checkpoint format {header['format']}; this program reads {FORMAT_VERSION}")
                 loaded = cls(
                     arms=Arms.from_dict(header["arms"]),
                     parameters=Parameters(**{f.name: file[f.name] for f in fields(Parameters)}),
@@ -196,11 +246,11 @@ class Checkpoint:
                 )
                 named = str(file["id"])
         except _UNREADABLE as error:
-            raise _unusable(f"{path} is not a router checkpoint: {error!r}") from error
+            raise _unusable(f"these {len(raw)} bytes are not a router checkpoint: {error!r}") from error
         if loaded.id != named:
             raise WrongHash(
-                f"{path} says that it is {named}, its content is {loaded.id}",
-                hint="The file was changed or damaged: restore it, or go back to the checkpoint before.",
+                f"a router checkpoint says that it is {named}, its content is {loaded.id}",
+                hint="It was changed or damaged: go back to the checkpoint before with `ruvllm router rollback`.",
             )
         return loaded
 
@@ -227,7 +277,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 def _shapes(arms: Arms) -> dict[str, tuple[int, ...]]:
     """Parameter -> shape, in the order in which the id reads them."""
-    rows = sum(len(choices) for choices in arms.by_head.values()) + 1
+    rows, tiers = sum(len(choices) for choices in arms.by_head.values()), len(arms.tiers)
     return {
         "w": (HIDDEN, INPUTS),
         "u1": (HIDDEN, RANK),
@@ -238,6 +288,15 @@ def _shapes(arms: Arms) -> dict[str, tuple[int, ...]]:
         "nu": (),
         "heads": (rows, HIDDEN),
         "head_bias": (rows,),
+        "tried": (rows,),
+        "past": (tiers, PAST_TIERS),
+        "latency": (tiers, HIDDEN),
+        "latency_bias": (tiers,),
+        "costs": (tiers, len(arms.context_tokens)),
+        "centre": (INPUTS,),
+        "spread": (INPUTS,),
+        "reach": (),
+        "calibration": (2,),
     }
 
 

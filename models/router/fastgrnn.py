@@ -21,7 +21,7 @@ RANK: Final = 16
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """All that is learned, float32. n is the number of choices of all heads together.
+    """All that is learned, float32. n is the number of choices of all heads together, tiers those of the first.
 
     One W and one U serve gate and candidate; U = u1 @ u2.T has low rank. W may hold zeros
     (iterative hard thresholding): it is stored and multiplied dense, because at 64 x 128 a dense
@@ -43,9 +43,27 @@ class Parameters:
     nu: Float32s
     """() before its sigmoid"""
     heads: Float32s
-    """(n + 1, 64), rows in the order of the arms' heads, last the confidence"""
+    """(n, 64), rows in the order of the arms' heads: what each choice adds to the logit of quality"""
     head_bias: Float32s
-    """(n + 1,)"""
+    """(n,)"""
+    tried: Float32s
+    """(n,) 1 for a choice that was tried often enough to be taken, else 0"""
+    past: Float32s
+    """(tiers, 10): what the past qualities add to a tier's logit; even odds in the past are even odds here"""
+    latency: Float32s
+    """(tiers, 64): of the natural logarithm of seconds"""
+    latency_bias: Float32s
+    """(tiers,)"""
+    costs: Float32s
+    """(tiers, context sizes): mean cost of an answer over the dearest one's"""
+    centre: Float32s
+    """(128,) mean of the features that it was trained on"""
+    spread: Float32s
+    """(128,) their standard deviation, floored"""
+    reach: Float32s
+    """() mean squared deviation of the farthest twentieth of them; 0: it has seen nothing"""
+    calibration: Float32s
+    """(2,) slope and intercept of confidence over the chosen action's logit (Platt 1999)"""
 
     @property
     def density(self) -> float:

@@ -18,16 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ruvllm.errors import InvalidConfiguration, MissingRequirement
+from ruvllm.models.router.past_outcomes import Outlook
 from ruvllm.models.router.signals import MemorySignals, PreviousTurn, previous_turn
 from ruvllm.models.router.surface import surface
 
 Float32s = NDArray[np.float32]
 
-FEATURES_VERSION: Final = 1
+FEATURES_VERSION: Final = 2
 QUERY_DIMENSIONS: Final = 384
-PROJECTED: Final = 64
+PROJECTED: Final = 55
+PAST_TIERS: Final = 10
+"""Tiers whose past is seen; of a profile with more, the first ones."""
 PROJECTION_SEED: Final = 20181202
-PROJECTION_DIGEST: Final = "7f530fbb6c56e8ce"
+PROJECTION_DIGEST: Final = "1a9823b0d4ebaed9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +127,24 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _session("grounding_none", "memory is not asked"),
     Feature("bias", "session", "always 1", (1.0, 1.0)),
     *(
-        Feature(f"reserved_{i}", "reserved", "always 0; kept for past outcomes of near questions", (0.0, 0.0))
-        for i in range(3)
+        Feature(
+            f"past_quality_{i}", "past", f"2 q - 1: what tier {i} made of past questions like it; 0: none", (-1.0, 1.0)
+        )
+        for i in range(PAST_TIERS)
     ),
+    Feature("past_similarity", "past", "likeness of the past question most like it, in meaning and form"),
+    Feature("past_evidence", "past", "sum of likeness over the past", log_full=512),
 )
 INDEX: Final = {feature.name: i for i, feature in enumerate(FEATURES)}
 """Name -> place in the vector."""
 
-_MEASURED = tuple(f.name for f in FEATURES if f.group not in ("projection", "reserved"))
+_MEASURED = tuple(f.name for f in FEATURES if f.group not in ("projection", "past"))
 _MEASURED_AT = slice(PROJECTED, PROJECTED + len(_MEASURED))
+FORM: Final = slice(INDEX["characters"], INDEX["names"] + 1)
+"""The places of the surface features: the form of a question."""
+PAST: Final = slice(INDEX["past_quality_0"], INDEX["past_quality_0"] + PAST_TIERS)
+"""The places of what each tier made of past questions; likeness and evidence come after them."""
+_PER_EVIDENCE = 1 / math.log1p(512)
 _LOW = np.array([f.range[0] for f in FEATURES], dtype=np.float32)
 _HIGH = np.array([f.range[1] for f in FEATURES], dtype=np.float32)
 _LOG_AT = np.array([i for i, f in enumerate(FEATURES) if f.log_full is not None])
@@ -153,7 +165,7 @@ def request_features(
     minimum_quality: float | None = None,
     grounding: str = "memory",
 ) -> Float32s:
-    """One request -> (128,) float32, read-only, in the order of `FEATURES`.
+    """One request -> (128,) float32, read-only, in the order of `FEATURES`; of the past nothing (`with_past`).
 
     `query_vector` is (384,) float32 of unit length, or zero for a text without content; anything
     else raises InvalidConfiguration. `tiers` are the profile's, small to large.
@@ -171,6 +183,30 @@ def request_features(
         "bias": 1.0,
     }
     return _scaled(_project(query_vector), (*surface(question).values(), *signals, *session.values()))
+
+
+def form_of(question: str) -> Float32s:
+    """(30,): the surface features of a text, as they stand among all of them."""
+    raw = np.fromiter(surface(question).values(), np.float32, FORM.stop - FORM.start)
+    out = np.zeros(len(FEATURES), np.float32)
+    out[FORM] = raw
+    return _bounded(out)[FORM]
+
+
+def with_past(features: Float32s, outlook: Outlook | None) -> Float32s:
+    """The features of a request, (128,), or of many, (n, 128), and what the past says of them.
+
+    Without a past they are as they were.
+    """
+    if outlook is None:
+        return features
+    out = features.copy()
+    centred = 2.0 * outlook.quality[..., :PAST_TIERS] - 1.0
+    out[..., PAST.start : PAST.start + centred.shape[-1]] = np.nan_to_num(centred)  # nan: no past
+    out[..., PAST.stop] = outlook.similarity
+    out[..., PAST.stop + 1] = np.log1p(outlook.evidence) * _PER_EVIDENCE
+    out.setflags(write=False)
+    return out
 
 
 def features_markdown() -> str:
@@ -194,23 +230,28 @@ def features_markdown() -> str:
 
 
 def _scaled(projected: Float32s, measured: Sequence[float]) -> Float32s:
-    """Logarithms, then clipping to the table's ranges; what is not a number becomes 0."""
+    """All in their places and scales, read-only."""
     out = np.zeros(len(FEATURES), dtype=np.float32)
     out[:PROJECTED] = projected
     out[_MEASURED_AT] = np.fromiter(measured, np.float32, len(_MEASURED))
+    _bounded(out).setflags(write=False)
+    return out
+
+
+def _bounded(out: Float32s) -> Float32s:
+    """Logarithms, then clipping to the table's ranges, in place; what is not a number becomes 0."""
     np.maximum(out, _LOW, out=out)  # and np.minimum: np.clip takes twice the time of both
     out[_LOG_AT] = np.log1p(out[_LOG_AT]) * _LOG_SCALE
     np.minimum(out, _HIGH, out=out)
     if math.isnan(out.dot(out)):
         out[np.isnan(out)] = 0.0
-    out.setflags(write=False)
     return out
 
 
 def _project(query_vector: Float32s) -> Float32s:
-    """(384,) -> (64,): Johnson and Lindenstrauss 1984; a unit vector gets unit variance per place.
+    """(384,) -> (55,): Johnson and Lindenstrauss 1984; a unit vector gets unit variance per place.
 
-    Norms and distances are kept: E |R x|^2 / 64 = |x|^2 for R of independent N(0, 1).
+    Norms and distances are kept: E |R x|^2 / 55 = |x|^2 for R of independent N(0, 1).
     """
     squared = float(query_vector.dot(query_vector)) if query_vector.shape == (QUERY_DIMENSIONS,) else math.nan
     if not squared <= 1.01:  # true for NaN as well
@@ -225,7 +266,7 @@ def _project(query_vector: Float32s) -> Float32s:
 
 @cache
 def _projection() -> Float32s:
-    """(64, 384) float32 from the seed alone; refuses a numpy whose generator draws another one."""
+    """(55, 384) float32 from the seed alone; refuses a numpy whose generator draws another one."""
     generator = np.random.Generator(np.random.PCG64(PROJECTION_SEED))
     matrix = generator.standard_normal((PROJECTED, QUERY_DIMENSIONS)).astype(np.float32)
     digest = hashlib.blake2b(np.rint(matrix * 256).astype("<i2").tobytes(), digest_size=8).hexdigest()

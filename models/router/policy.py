@@ -2,35 +2,38 @@
 
 Invariant: the logged probability is that of the joint action really taken, after constraints,
 availability, fallback and exploration; learning from the log is honest only then (DESIGN, 6).
-Policy until Loop B trains another: the head-wise best permitted action, or the profile's default
-action when confidence is under the threshold, mixed with a share `exploration` of uniform draws
-over all permitted joint actions.
+The policy: the permitted action that is worth most under the objective, or the profile's default action
+when confidence in that one is under the threshold; each head explores by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from ruvllm.errors import InvalidConfiguration
 from ruvllm.models.router.arms import Action, Arms, Choice
 from ruvllm.models.router.checkpoint import Checkpoint, Prediction
-from ruvllm.models.router.fastgrnn import Float32s
+from ruvllm.models.router.fastgrnn import Float32s, sigmoid
+from ruvllm.models.router.objective import Objective
 
-C = TypeVar("C", bound=Choice)
+POLICY: Final = "epsilon-greedy by head"
 
-POLICY: Final = "epsilon-greedy"
+
+SHARES: Final = {"tier": 1.0, "context_tokens": 0.5, "temperature": 0.25, "top_p": 0.25}
+"""Of the exploration, by head: most is to be learnt of the tier, and least of the sampling settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """A distribution over the permitted joint actions: `greedy`, mixed with the uniform one.
+    """A distribution over the permitted joint actions: each head is `greedy`, or explores, by itself.
 
-    P(a) = (1 - epsilon) [a = greedy] + epsilon / n, n permitted actions. One draw decides for all
-    heads together, so that the joint is in general NOT the product of its marginals. Learning must
-    weigh by `probability`; the marginals are for people.
+    P(a) = product over heads of (1 - e_h) [a_h = greedy_h] + e_h / n_h,   e_h = exploration * SHARES[h], n_h permitted
+    choices. The joint is the product of its marginals: what the log has of each head is all that learning needs, and
+    an action that differs in one head only keeps most of the others' probability.
     """
 
     greedy: Action
@@ -41,34 +44,53 @@ class Behaviour:
         """Exact propensity of a joint action; 0 for one that is not permitted."""
         if action not in self.permitted:
             return 0.0
-        share = self.exploration / self.permitted.size
-        # min: the two terms may add up to one unit in the last place more than 1.
-        return min(1.0, share + (1.0 - self.exploration if action == self.greedy else 0.0))
+        return math.prod(
+            self._of(head, choices, getattr(action, head)) for head, choices in self.permitted.by_head.items()
+        )
 
     def marginals(self) -> dict[str, dict[str, float]]:
         """Head -> choice -> probability that a draw has it. Choices that are not permitted are absent."""
-        found: dict[str, dict[str, float]] = {}
-        for head, choices in self.permitted.by_head.items():
-            share = self.exploration / len(choices)
-            taken = getattr(self.greedy, head)
-            found[head] = {
-                str(choice): min(1.0, share + (1.0 - self.exploration if choice == taken else 0.0))
-                for choice in choices
-            }
-        return found
+        return {
+            head: {str(choice): self._of(head, choices, choice) for choice in choices}
+            for head, choices in self.permitted.by_head.items()
+        }
 
     def draw(self, seed: int) -> Action:
-        """The action that this seed draws: one uniform number u decides.
+        """The action that this seed draws: one uniform number u for each head.
 
-        u < epsilon explores, and then u / epsilon is uniform again and picks the action.
+        u < e explores, and then u / e is uniform again and picks the choice.
         """
         if self.exploration == 0.0:
             return self.greedy
-        u = uniform(seed)
-        if u >= self.exploration:
-            return self.greedy
-        n = self.permitted.size
-        return self.permitted.nth(min(int(u / self.exploration * n), n - 1))
+        taken = {}
+        for place, (head, choices) in enumerate(self.permitted.by_head.items()):
+            share, u = self.exploration * SHARES[head], uniform(seed, place)
+            explored = choices[min(int(u / share * len(choices)), len(choices) - 1)] if u < share else None
+            taken[head] = getattr(self.greedy, head) if explored is None else explored
+        return Action(**taken)
+
+    def _of(self, head: str, choices: Sequence[Choice], choice: Choice) -> float:
+        share = self.exploration * SHARES[head]
+        # min: the two terms may add up to one unit in the last place more than 1.
+        return min(1.0, share / len(choices) + (1.0 - share if choice == getattr(self.greedy, head) else 0.0))
+
+
+class Preferred(NamedTuple):
+    """The action without exploration. `confidence`: that the best action's answer is good; under the threshold the
+    default took its place (`fallback`).
+    """
+
+    action: Action
+    confidence: float
+    fallback: bool
+
+
+class Expected(NamedTuple):
+    """What a checkpoint expects of an action: quality 0 to 1, seconds, cost over the dearest route's."""
+
+    quality: float
+    latency_s: float
+    cost: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +109,7 @@ class Decision:
     checkpoint: str
     confidence: float
     fallback: bool
+    expected: Expected
     policy: str
     exploration: float
     seed: int
@@ -107,6 +130,7 @@ class Router:
         *,
         confidence_threshold: float,
         exploration: float = 0.0,
+        objective: Objective | None = None,
     ) -> None:
         if checkpoint.arms != arms:
             raise InvalidConfiguration(
@@ -123,6 +147,21 @@ class Router:
         self.default = default
         self.confidence_threshold = confidence_threshold
         self.exploration = exploration
+        self.objective = objective or Objective()
+        self._choices = tuple(arms.by_head.items())
+        self._tier = {tier: row for row, tier in enumerate(arms.tiers)}
+        self._costs: list[list[float]] = checkpoint.parameters.costs.tolist()
+
+    def with_checkpoint(self, checkpoint: Checkpoint) -> Router:
+        """The same policy over another checkpoint. Raises InvalidConfiguration if it was made for other arms."""
+        return Router(
+            checkpoint,
+            self.arms,
+            self.default,
+            confidence_threshold=self.confidence_threshold,
+            exploration=self.exploration,
+            objective=self.objective,
+        )
 
     def decide(
         self,
@@ -133,12 +172,15 @@ class Router:
         allowed_tiers: Collection[str] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        minimum_quality: float | None = None,
+        explore: bool = True,
         seed: int,
     ) -> Decision:
         """Route one request.
 
         `features` (128,) float32; `hidden` (64,) float32 as an earlier decision of this session
-        under this checkpoint left it, else None; constraints as in `Arms.permitted`. The same
+        under this checkpoint left it, else None; constraints as in `Arms.permitted`, `minimum_quality` in the
+        place of the objective's; `explore`: whether this asker's requests may be explored with. The same
         arguments give the same decision: `seed` is all the randomness there is.
         Raises UnknownTier or ModelUnavailable when no tier is left, naming both sides.
         """
@@ -149,7 +191,8 @@ class Router:
             top_p=top_p,
         )
         prediction = self.checkpoint.forward(features, hidden)
-        behaviour = self.behaviour(prediction, permitted)
+        preferred = self.preferred(prediction, permitted, minimum_quality)
+        behaviour = Behaviour(preferred.action, permitted, self.exploration if explore else 0.0)
         action = behaviour.draw(seed)
         return Decision(
             action=action,
@@ -157,31 +200,71 @@ class Router:
             probabilities=behaviour.marginals(),
             hidden=prediction.hidden,
             checkpoint=self.checkpoint.id,
-            confidence=prediction.confidence,
-            fallback=self.falls_back(prediction),
+            confidence=preferred.confidence,
+            fallback=preferred.fallback,
+            expected=self.expected(prediction, action),
             policy=POLICY,
-            exploration=self.exploration,
+            exploration=behaviour.exploration,
             seed=seed,
         )
 
-    def behaviour(self, prediction: Prediction, permitted: Arms) -> Behaviour:
-        """The distribution that a decision on this prediction is drawn from."""
-        choose = self._default_action if self.falls_back(prediction) else self._best_action
-        return Behaviour(choose(prediction, permitted), permitted, self.exploration)
+    def preferred(self, prediction: Prediction, permitted: Arms, minimum_quality: float | None = None) -> Preferred:
+        """The action without exploration. `minimum_quality` in the place of the objective's."""
+        objective = self.objective
+        if minimum_quality is not None:
+            objective = replace(objective, minimum_quality=minimum_quality)
+        best, logit = self._best_action(prediction, permitted, objective)
+        confidence = prediction.confidence(logit)
+        fallback = confidence < self.confidence_threshold
+        return Preferred(self._default_action(permitted) if fallback else best, confidence, fallback)
 
-    def falls_back(self, prediction: Prediction) -> bool:
-        return prediction.confidence < self.confidence_threshold
+    def _best_action(self, prediction: Prediction, permitted: Arms, objective: Objective) -> tuple[Action, float]:
+        """And the logit of its quality. Sampling settings cost nothing: theirs is the best logit, whatever the tier.
 
-    def _best_action(self, prediction: Prediction, permitted: Arms) -> Action:
-        logits = prediction.logits
-        return Action(
-            tier=_best(permitted.tiers, self.arms.tiers, logits["tier"]),
-            context_tokens=_best(permitted.context_tokens, self.arms.context_tokens, logits["context_tokens"]),
-            temperature=_best(permitted.temperatures, self.arms.temperatures, logits["temperature"]),
-            top_p=_best(permitted.top_ps, self.arms.top_ps, logits["top_p"]),
+        What was hardly ever tried is taken only where nothing else is permitted; a tie goes to the smaller one.
+        """
+        logits, tried = prediction.logits, self.checkpoint.tried
+        temperature, by_temperature = _best(
+            permitted.temperatures, self.arms.temperatures, logits["temperature"], tried["temperature"]
         )
+        top_p, by_top_p = _best(permitted.top_ps, self.arms.top_ps, logits["top_p"], tried["top_p"])
+        best: tuple[tuple[bool, float, float], str, int, float] | None = None
+        for tier in permitted.tiers:
+            row = self._tier[tier]
+            of_tier = logits["tier"][row] + by_temperature + by_top_p
+            for column, context in enumerate(self.arms.context_tokens):
+                logit = of_tier + logits["context_tokens"][column]
+                score = objective.score(sigmoid(logit), self._costs[row][column], prediction.latency_s[row])
+                ranked = (tried["tier"][row] and tried["context_tokens"][column], *score)
+                if best is None or ranked > best[0]:
+                    best = (ranked, tier, context, logit)
+        assert best is not None
+        _, tier, context, logit = best
+        return Action(tier, context, temperature, top_p), logit
 
-    def _default_action(self, _prediction: Prediction, permitted: Arms) -> Action:
+    def expected(self, prediction: Prediction, action: Action) -> Expected:
+        """What a prediction says of an action. A value of the user's own, which is no arm, adds nothing to it."""
+        logit = sum(
+            scores[choices.index(taken)]
+            for (head, choices), scores in zip(self._choices, prediction.logits.values(), strict=True)
+            if (taken := getattr(action, head)) in choices
+        )
+        return Expected(sigmoid(logit), prediction.latency_s[self._tier[action.tier]], self.cost_of(action))
+
+    def value_expected(self, prediction: Prediction, action: Action) -> float:
+        """The objective's value of an action, as a prediction has it."""
+        expected = self.expected(prediction, action)
+        return self.value_of(expected.quality, expected.latency_s, action)
+
+    def value_of(self, quality: float, latency_s: float, action: Action) -> float:
+        """The objective's value of what came of an action."""
+        return self.objective.score(quality, self.cost_of(action), latency_s)[1]
+
+    def cost_of(self, action: Action) -> float:
+        """Over the dearest route's."""
+        return self._costs[self._tier[action.tier]][self.arms.context_tokens.index(action.context_tokens)]
+
+    def _default_action(self, permitted: Arms) -> Action:
         """The default as far as it is permitted; of tiers the nearest smaller, else the nearest larger."""
         place = self.arms.tiers.index
         smaller = [t for t in permitted.tiers if place(t) <= place(self.default.tier)]
@@ -193,21 +276,24 @@ class Router:
         )
 
 
-def uniform(seed: int) -> float:
-    """One number in [0, 1) from a seed in 0..2^64 - 1, the same with every library and machine.
+def uniform(seed: int, place: int = 0) -> float:
+    """One number in [0, 1) from a seed in 0..2^64 - 1 and a place, the same with every library and machine.
 
     53 bits of a keyed hash: the log holds the seed, and anyone can draw again what was drawn.
     """
-    digest = hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=8, person=b"ruvllm.route").digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+    digest = hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=8, person=b"ruvllm.route", salt=bytes([place]))
+    return (int.from_bytes(digest.digest(), "little") >> 11) * 2.0**-53
 
 
-def _best(permitted: Sequence[C], choices: Sequence[C], logits: Sequence[float]) -> C:
-    """The permitted choice with the highest logit; a tie goes to the smaller one."""
+def _best(
+    permitted: Sequence[float], choices: Sequence[float], logits: Sequence[float], tried: Sequence[bool]
+) -> tuple[float, float]:
+    """The choice with the highest logit among those tried, and that; a tie goes to the smaller one."""
     if len(permitted) == 1:  # perhaps the user's own value, which has no logit
-        return permitted[0]
-    score = dict(zip(choices, logits, strict=True))
-    return max(permitted, key=score.__getitem__)
+        only = permitted[0]
+        return only, logits[choices.index(only)] if only in choices else 0.0
+    place = max(range(len(choices)), key=lambda i: (tried[i], logits[i]))
+    return choices[place], logits[place]
 
 
 def _or_only(default: float, permitted: Sequence[float]) -> float:

@@ -7,17 +7,19 @@ import time
 
 import pytest
 
+from ruvllm.agents.rankers import Rankers
+from ruvllm.agents.routers import Routers
 from ruvllm.schemas.memory import NodeAdded
-from ruvllm.streams.attention_trainer import train_and_publish
 from ruvllm.streams.client import Client
 from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.connection import connected
 from ruvllm.streams.ingest import until_folded
+from ruvllm.streams.learned_view import LearnedView
 from ruvllm.streams.lineage import learnt_from
 from ruvllm.streams.proof.cluster import Cluster
-from ruvllm.streams.ranker_view import RankerView
 from ruvllm.streams.sender import Sender
-from ruvllm.streams.wiring import names_of
+from ruvllm.streams.trainer import learnings, train_and_publish
+from ruvllm.streams.wiring import Wiring, names_of
 
 pytestmark = pytest.mark.kafka
 
@@ -48,12 +50,15 @@ async def test_a_training_run_is_recorded_and_every_view_of_rankers_hears_of_it(
     # held back: so few questions say nothing
     names = names_of(cluster.settings)
     sender = Sender(cluster.bootstrap, names, source="test")
+    wiring = Wiring(cluster.settings, SystemClock())
+    routers = Routers(wiring.untrained_router)
+    learning = learnings(wiring, Rankers(), routers)["attention"]
     async with connected(cluster.bootstrap, sender):
-        recorded = await train_and_publish(cluster.bootstrap, sender, SystemClock(), seed=1)
+        recorded = await train_and_publish(cluster.bootstrap, sender, SystemClock(), learning, seed=1)
     assert set(recorded.offsets) == {"interaction.recorded", "candidates.credited"}
     assert (recorded.verdict.passed, recorded.checkpoint) == (False, None)
     # and a process that starts now knows it
-    view = RankerView(cluster.bootstrap, names)
+    view = LearnedView(cluster.bootstrap, names, routers=routers)
     await view.start()
     try:
         give_up_at = time.monotonic() + 30

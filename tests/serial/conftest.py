@@ -9,6 +9,7 @@ from tests.manual_clock import ManualClock
 FLAGS = {
     "profile": "tiny",
     "generation.backend": "echo",
+    "router.exploration": "0",
     "retrieval.embedder": "hashing",
     "retrieval.floor": "0.2",  # hashed words of a question and its passage are at 0.3 and above
     "limits.tenants": '["default", "harbour"]',

@@ -160,7 +160,7 @@ async def test_the_interaction_record_is_complete(open_system):
             assert (route.features.shape, route.features_version) == ((128,), 1)
             assert route.hidden.shape == (64,)
             assert route.checkpoint == router.checkpoint.id
-            assert (route.policy, route.exploration) == ("epsilon-greedy", 0.6)
+            assert (route.policy, route.exploration) == ("epsilon-greedy by head", 0.6)
             before = record.router_state
             assert (before is None) == (number < 2)  # the first turns of the two sessions
             # so that it can be taken again: the same action, with the same probability

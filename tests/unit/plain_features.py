@@ -45,13 +45,13 @@ COMPARISONS = words_of(
 def measured(
     question: str, hits: Sequence[Hit], previous: PreviousTurn | None, tiers: Sequence[str], **session: float
 ) -> dict[str, float]:
-    """Feature name -> raw value, of those that are not projected or reserved."""
+    """Feature name -> raw value, of those that are not projected or of the past."""
     return _of_text(question) | _of_memory(hits) | _of_turn(previous, tiers) | session | {"bias": 1.0}
 
 
 def scaled(values: dict[str, float]) -> Float32s:
     """The measured places in the table's order: logarithms, then clipping; what is not a number is 0."""
-    table = [f for f in FEATURES if f.group not in ("projection", "reserved")]
+    table = [f for f in FEATURES if f.group not in ("projection", "past")]
     assert {f.name for f in table} == values.keys()
     raw = np.array([values[f.name] for f in table], np.float32)
     for i, feature in enumerate(table):

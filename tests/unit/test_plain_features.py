@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ruvllm.models.router.features import request_features
+from ruvllm.models.router.features import PROJECTED, request_features
 from ruvllm.models.router.signals import Hit, MemorySignals, PreviousTurn
 from tests.unit.plain_features import measured, scaled
 
@@ -73,4 +73,4 @@ def test_the_features_are_what_the_plain_ones_say(question, hits, previous, slac
         **{f"grounding_{name}": name == grounding for name in ("memory", "open", "none")},
     }
     plain = scaled(measured(question, hits, previous, TIERS, **session))
-    assert features[64 : 64 + len(plain)].tolist() == plain.tolist()
+    assert features[PROJECTED : PROJECTED + len(plain)].tolist() == plain.tolist()

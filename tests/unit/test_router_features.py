@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from ruvllm.errors import InvalidConfiguration, MissingRequirement
 from ruvllm.models.router import features as table
-from ruvllm.models.router.features import FEATURES, FEATURES_VERSION, INDEX, features_markdown, request_features
+from ruvllm.models.router.features import (
+    FEATURES,
+    FEATURES_VERSION,
+    INDEX,
+    PROJECTED,
+    features_markdown,
+    request_features,
+    with_past,
+)
+from ruvllm.models.router.past_outcomes import Outlook
 from ruvllm.models.router.signals import Hit, MemorySignals, PreviousTurn
 from ruvllm.models.router.surface import READ_CHARACTERS
 
@@ -35,11 +44,11 @@ def hit(similarity, kind="document", by_graph=False, age_s=60.0, characters=100)
 
 
 def test_the_table_names_each_of_128_places_once():
-    assert FEATURES_VERSION == 1
+    assert FEATURES_VERSION == 2
     assert len(FEATURES) == len(INDEX) == 128
     assert [INDEX[f.name] for f in FEATURES] == list(range(128))
-    assert sum(f.group == "projection" for f in FEATURES) == 64
-    assert sum(f.group == "reserved" for f in FEATURES) <= 6
+    assert sum(f.group == "projection" for f in FEATURES) == PROJECTED
+    assert {f.group for f in FEATURES[PROJECTED:]} == {"surface", "memory", "session", "past"}
     assert all(f.meaning for f in FEATURES)
 
 
@@ -47,9 +56,9 @@ def test_the_markdown_table_documents_every_feature():
     lines = features_markdown().splitlines()
 
     assert f"version {FEATURES_VERSION}" in lines[0]
-    for feature in FEATURES[64:]:
+    for feature in FEATURES[PROJECTED:]:
         assert any(f"| {INDEX[feature.name]} | `{feature.name}` |" in line for line in lines)
-    assert len(lines) == 4 + 1 + 64  # title and head, one line for the projection, the others
+    assert len(lines) == 4 + 1 + 128 - PROJECTED  # title and head, one line for the projection, the others
 
 
 def finite(low, high):
@@ -103,9 +112,23 @@ def test_odd_texts_have_the_same_features_every_time(question):
     assert first["bias"] == 1.0
 
 
-def test_reserved_places_stay_zero():
+def test_without_a_past_its_places_are_zero():
     values = seen("What is kept in the mill?", signals=MemorySignals.of([hit(0.9)]))
-    assert [v for name, v in values.items() if name.startswith("reserved_")] == [0.0, 0.0, 0.0]
+    assert not any(v for name, v in values.items() if name.startswith("past_"))
+
+
+def test_the_past_takes_its_places_and_no_others():
+    # given the features of a request, and two tiers with a past of which the second has none
+    plain = request_features("x", query_vector=unit_vector(0), signals=MemorySignals())
+    outlook = Outlook(np.array([0.75, np.nan, 0.0], np.float32), similarity=0.5, evidence=512.0)
+
+    # when the past is added
+    after = with_past(plain, outlook)
+
+    # then a quality q stands as 2 q - 1, none as 0, and nothing else has moved
+    changed = {FEATURES[i].name: float(after[i]) for i in np.flatnonzero(after != plain)}
+    assert changed == {"past_quality_0": 0.5, "past_quality_2": -1.0, "past_similarity": 0.5, "past_evidence": 1.0}
+    assert with_past(plain, None) is plain
 
 
 def test_the_vector_cannot_be_changed_afterwards():
@@ -118,7 +141,7 @@ def test_the_vector_cannot_be_changed_afterwards():
 
 
 def project(vector):
-    return request_features("x", query_vector=vector, signals=MemorySignals())[:64]
+    return request_features("x", query_vector=vector, signals=MemorySignals())[:PROJECTED]
 
 
 def test_unit_vectors_get_about_unit_variance():
@@ -130,8 +153,8 @@ def test_unit_vectors_get_about_unit_variance():
 def test_the_projection_keeps_distances():
     for seed in range(100):
         a, b = unit_vector(seed), unit_vector(seed + 1000)
-        kept = np.linalg.norm(project(a) - project(b)) / 8 / np.linalg.norm(a - b)
-        assert 0.6 < kept < 1.4  # 64 places: a relative error of 1 / sqrt(128) = 0.09, here 4 sigma
+        kept = np.linalg.norm(project(a) - project(b)) / math.sqrt(PROJECTED) / np.linalg.norm(a - b)
+        assert 0.6 < kept < 1.4  # a relative error of 1 / sqrt(2 * 55) = 0.095, here 4 sigma
 
 
 def test_a_text_without_content_projects_to_zero():
@@ -159,7 +182,7 @@ def test_another_projection_than_the_version_means_is_refused(monkeypatch):
     monkeypatch.setattr(table, "PROJECTION_SEED", table.PROJECTION_SEED + 1)
     table._projection.cache_clear()
 
-    with pytest.raises(MissingRequirement, match="features version 1"):
+    with pytest.raises(MissingRequirement, match="features version 2"):
         project(unit_vector(0))
 
     monkeypatch.undo()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruvllm.agents.rankers import Lessons, Rankers
+from ruvllm.agents.rankers import AttentionCourse, Rankers
 from ruvllm.errors import InvalidRequest
 from ruvllm.models.attention.candidate_graph import HYBRID, NODE_FEATURES, PAIR_FEATURES, CandidateGraph
 from ruvllm.models.attention.graph_attention import Shape, initial
@@ -149,12 +149,12 @@ def test_lessons_are_in_order_and_take_the_last_revision():
 
 
 def gathered(asked, told, most):
-    book = Lessons(most=most)
+    book = AttentionCourse(most=most)
     for event in told:
-        book.credit(event)
+        book.take(event)
     for event in asked:
-        book.add(event)
-    return book.chosen()
+        book.take(event)
+    return book.lessons()
 
 
 def test_askings_of_one_question_are_one_question_to_the_gate():

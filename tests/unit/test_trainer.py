@@ -4,22 +4,20 @@ import asyncio
 
 import pytest
 
-from ruvllm.agents.rankers import Rankers
+from ruvllm.agents.rankers import AttentionCourse
 from ruvllm.errors import MissingRequirement
 from ruvllm.schemas.training import TrainingRecorded, Verdict
-from ruvllm.streams import attention_trainer
-from ruvllm.streams.attention_trainer import AttentionTrainer
+from ruvllm.streams import trainer
+from ruvllm.streams.trainer import Learning, Trainer
 from tests.manual_clock import START, ManualClock
 
 
 class Here:
-    """A view of rankers and a sender's names, as far as the trainer looks at them."""
+    """A sender's names, as far as the trainer looks at them."""
 
-    def __init__(self, last_run=None):
-        self.rankers = Rankers()
-        self.names = self
-        if last_run is not None:
-            self.rankers.apply(last_run)
+    @property
+    def names(self):
+        return self
 
     def topic(self, name):
         return name
@@ -50,13 +48,13 @@ async def trained(monkeypatch, *, leader=True, ends, last_run=None, fails=None):
         if fails:
             raise fails
 
-    monkeypatch.setattr(attention_trainer, "end_offsets", end_offsets)
-    monkeypatch.setattr(attention_trainer, "train_and_publish", train_and_publish)
-    here = Here(last_run)
-    trainer = AttentionTrainer("", here, ManualClock(), here, is_leader=lambda: leader, every_s=0.01, after=100)
-    await trainer.start()
+    monkeypatch.setattr(trainer, "end_offsets", end_offsets)
+    monkeypatch.setattr(trainer, "train_and_publish", train_and_publish)
+    learning = Learning(AttentionCourse, lambda: last_run)
+    here = Trainer("", Here(), ManualClock(), learning, is_leader=lambda: leader, every_s=0.01, after=100)
+    await here.start()
     await asyncio.sleep(0.1)
-    await trainer.stop()
+    await here.stop()
     return len(runs)
 
 
