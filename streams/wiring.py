@@ -236,7 +236,7 @@ class Wiring:
     async def _retrieve(self, event: Event, _: Origin) -> Event:
         assert isinstance(event, Admitted)
         assert self.memory is not None
-        return await retrieve(event, self.memory, self.embedder, self._retrieval_rules, self.clock, self.ranker())
+        return await retrieve(event, self.memory, self.embedder, self.retrieval_rules, self.clock, self.ranker())
 
     async def _route(self, event: Event, _: Origin) -> Event:
         assert isinstance(event, Retrieved)
@@ -254,7 +254,7 @@ class Wiring:
         return (settled,) if settled else ()
 
     @cached_property
-    def _retrieval_rules(self) -> RetrievalRules:
+    def retrieval_rules(self) -> RetrievalRules:
         given = self.settings.retrieval
         return RetrievalRules(
             candidates=given.candidates,

@@ -25,6 +25,9 @@ from ruvllm.models.router.training import LEARNT, Schedule, fisher
 PAST_KEPT: Final = 8192
 REHEARSED: Final = 4096
 STRENGTH: Final = 100.0
+LEAST_NEW: Final = 100
+MOST_NEW: Final = 500
+"""New answers between two trainings: a quarter of those learnt from, within these bounds."""
 AGAIN: Final = Schedule(epochs=6, steps=200)
 """A trained router learns on; it does not start again."""
 
@@ -35,6 +38,7 @@ class FastGrnnLearner:
     name = "fastgrnn"
 
     def __init__(self, tiers: int, seed: int, *, elastic: bool = True, reservoir: bool = True) -> None:
+        torch.set_num_threads(1)  # matrices are small: two threads take ten times as long
         self._tiers, self._seed = tiers, seed
         self.checkpoint = Checkpoint.initial(Arms(tuple(map(str, range(tiers))), (1,), (0.0,), (1.0,)), seed)
         self._elastic = elastic
@@ -58,7 +62,7 @@ class FastGrnnLearner:
                 routed = Outlook(left_out, plain.similarity, plain.evidence)
         assert routed is not None
         self._waiting.append(_experience(with_past(questions.features, routed), qualities, questions.sessions))
-        if self._seen - self._trained >= max(200, self._trained // 4):
+        if self._seen - self._trained >= max(LEAST_NEW, min(MOST_NEW, self._trained // 4)):
             self._train()
 
     def predict(self, questions: Questions) -> Float32s:

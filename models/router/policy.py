@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ruvllm.errors import InvalidConfiguration
 from ruvllm.models.router.arms import Action, Arms, Choice
@@ -62,7 +62,7 @@ class Behaviour:
         """
         if self.exploration == 0.0:
             return self.greedy
-        taken = {}
+        taken: dict[str, Any] = {}
         for place, (head, choices) in enumerate(self.permitted.by_head.items()):
             share, u = self.exploration * SHARES[head], uniform(seed, place)
             explored = choices[min(int(u / share * len(choices)), len(choices) - 1)] if u < share else None
@@ -154,13 +154,20 @@ class Router:
 
     def with_checkpoint(self, checkpoint: Checkpoint) -> Router:
         """The same policy over another checkpoint. Raises InvalidConfiguration if it was made for other arms."""
+        return self._changed(checkpoint, self.objective)
+
+    def with_objective(self, objective: Objective) -> Router:
+        """The same checkpoint under another objective: nothing is to be trained for that."""
+        return self._changed(self.checkpoint, objective)
+
+    def _changed(self, checkpoint: Checkpoint, objective: Objective) -> Router:
         return Router(
             checkpoint,
             self.arms,
             self.default,
             confidence_threshold=self.confidence_threshold,
             exploration=self.exploration,
-            objective=self.objective,
+            objective=objective,
         )
 
     def decide(

@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 from ruvllm.errors import MissingRequirement, RuvllmError
-from ruvllm.streams.cli import answering, demo, documents, inspection, loops, memory, model_store, proof, service
+from ruvllm.streams.cli import (
+    answering,
+    demo,
+    documents,
+    inspection,
+    loops,
+    memory,
+    model_store,
+    proof,
+    router,
+    service,
+)
 from ruvllm.streams.cli.context import Context
 
 app = typer.Typer(
@@ -36,7 +47,7 @@ def settings(
     context.obj = Context(profile=profile, pairs=tuple(set_ or ()), file=config)
 
 
-for module in (demo, service, answering, documents, memory, model_store, inspection, loops, proof):
+for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, proof):
     module.register(app)
 
 

@@ -69,7 +69,8 @@ def demo(
     broker = broker_of(here.settings)
     was_running = broker.kind == "external" or broker.status().running
     bootstrap = str(broker.bootstrap)
-    processes = Processes(here.settings, {**here.flags, "kafka.bootstrap_servers": bootstrap}, file=here.file)
+    shown = {"router.exploration": "0", **here.flags}  # the router's best, not its experiments
+    processes = Processes(here.settings, {**shown, "kafka.bootstrap_servers": bootstrap}, file=here.file)
     were_up = {s.process for s in processes.states() if s.running}
     try:
         if not was_running:

@@ -11,6 +11,7 @@ from rich.console import Console
 from ruvllm.streams.cli.context import of, run
 from ruvllm.streams.cli.learning_figures import judge, junk, memory
 from ruvllm.streams.cli.retrieval import paraphrases, retrieval
+from ruvllm.streams.cli.routing import routing
 from ruvllm.streams.cli.service import broker_of
 
 bench_app = typer.Typer(help="Figures of speed, each beside its baseline.", no_args_is_help=True)
@@ -21,6 +22,7 @@ Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
 
 
 eval_app.command("retrieval")(retrieval)
+eval_app.command("routing")(routing)
 eval_app.command("judge")(judge)
 bench_app.command("junk")(junk)
 bench_app.command("memory")(memory)

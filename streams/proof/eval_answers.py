@@ -39,7 +39,8 @@ async def eval_answers(
     unanswerable = load_unanswerable(folder)[:limit]
     results: dict[str, Any] = {}
     answers: list[dict[str, Any]] = []
-    async with SerialSystem(settings, without=LOOP_A) as system:  # memory must not learn from one question to the next
+    fixed = settings.model_copy(update={"router": settings.router.model_copy(update={"exploration": 0.0})})
+    async with SerialSystem(fixed, without=LOOP_A) as system:  # memory must not learn from one question to the next
         await system.send(*documents_in([folder / "corpus"]))
         await system.run()
         passages = system.memory.stats().nodes

@@ -5,7 +5,6 @@ Embeddings are kept in a folder by content, so that a second run starts at once.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.keywords import KeywordIndex
 from ruvllm.models.memory.lexicon import Lexicon, names_of
 from ruvllm.models.memory.vector_index import VectorIndex
+from ruvllm.streams.proof.embedded import embedded
 from ruvllm.streams.proof.retrieval_sets import Pooled
 
 Float32s = NDArray[np.float32]
@@ -62,17 +62,7 @@ class Bench:
 
     def embed(self, texts: Sequence[str]) -> Float32s:
         """(n, d) float32, from the cache where these very texts were embedded before."""
-        sha = hashlib.sha256("\x00".join((self._embedder.name, *texts)).encode()).hexdigest()[:32]
-        file = self._cache / f"{sha}.npy"
-        if file.is_file():
-            kept: Float32s = np.load(file)
-            return kept
-        vectors = np.concatenate([self._embedder.embed(texts[i : i + BLOCK]) for i in range(0, len(texts), BLOCK)])
-        self._cache.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".part.npy")
-        np.save(partial, vectors)
-        partial.replace(file)
-        return vectors
+        return embedded(self._embedder, texts, self._cache)
 
     def ask(self, questions: Sequence[str]) -> list[Asked]:
         vectors = self.embed(questions)
