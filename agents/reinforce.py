@@ -218,7 +218,8 @@ class Reinforcement:
     ) -> None:
         for edge_id in sorted({*now, *before}):
             new, old = now.get(edge_id), before.get(edge_id)
-            amount = (new.amount if new else 0.0) - (old.amount if old else 0.0)
+            now_adds, added = new.amount if new else 0.0, old.amount if old else 0.0
+            amount = now_adds - added
             edge = new or old
             assert edge is not None
             if not amount:
@@ -235,6 +236,7 @@ class Reinforcement:
                 client=event.client,
                 amount=amount,
                 outcomes=0 if old and new else (1 if new else -1),
+                evidence=abs(now_adds) - abs(added),
             )
             out.add(contributed)
             if amount < 0 and self._is_worn_out(contributed):
@@ -283,7 +285,10 @@ class Reinforcement:
         if edge is None or edge.pruned:
             return False
         at = change.time.timestamp()
-        after = contributed(edge, change.client, change.amount, at, change.outcomes, memory.half_life_s)
+        half_life_s = memory.half_life_s
+        after = contributed(
+            edge, change.client, change.amount, at, change.outcomes, change.evidence, half_life_s=half_life_s
+        )
         return after.outcomes >= LEAST_OUTCOMES and not memory.leads(after, self._clock.now().timestamp())
 
 

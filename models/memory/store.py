@@ -129,14 +129,17 @@ class Memory:
         with self.lock:
             self._at(edge.tenant).edges.put(edge)
 
-    def contribute(self, edge: Edge, client: str, amount: float, at: float, *, outcomes: int) -> None:
+    def contribute(
+        self, edge: Edge, client: str, amount: float, at: float, *, outcomes: int, evidence: float | None = None
+    ) -> None:
         """Add to what an edge has learnt from a client's outcomes: `amount` of strength at time `at`.
 
         `edge` says which edge it is, and by `applied` where in the log the contribution stands: one that is
-        in it already changes nothing. `outcomes` is +1 for a new one, 0 for a revision, -1 for one taken back.
+        in it already changes nothing. `outcomes` is +1 for a new one, 0 for a revision, -1 for one taken back;
+        `evidence` what that adds to the sizes of the client's outcomes, None: `outcomes` times |amount|.
         """
         with self.lock:
-            self._at(edge.tenant).edges.contribute(edge, client, amount, at, outcomes)
+            self._at(edge.tenant).edges.contribute(edge, client, amount, at, outcomes, evidence)
 
     def prune_edge(self, tenant: str, edge_id: str, at: float, *, applied: int = -1) -> None:
         """Hide an edge that leads nowhere at time `at`, until a good outcome reaches it; what it learnt stays."""

@@ -83,6 +83,10 @@ def test_recalled_text_is_never_written_back(world):
     assert world.nodes("answer") == []
 
 
+def evidence(world, edge_id):
+    return world.memory.edge("default", edge_id).evidence
+
+
 def test_redelivery_changes_nothing(world):
     # given an outcome that was learnt; when it comes again, to this owner and to its successor
     outcome = world.outcome("q", 1.0, {"a": 1.0, "b": 1.0})
@@ -107,6 +111,7 @@ def test_a_revision_has_the_effect_of_the_difference(world):
     fresh.link("a", "b")
     fresh.learn(fresh.outcome("q", 0.2, {"a": 1.0, "b": 1.0}))
     assert world.weight(edge) == pytest.approx(fresh.weight(edge), abs=1e-9)
+    assert evidence(world, edge) == pytest.approx(evidence(fresh, edge), abs=1e-9)
     # and what was remembered is taken back
     assert {type(c) for c in changes} >= {NodeRetracted}
     assert world.nodes("question") == []
