@@ -1,21 +1,14 @@
-"""Which ranker serves: the fold of a learner's events. And what the next one learns from: its lessons."""
+"""Which ranker serves: the fold of a learner's events."""
 
 from __future__ import annotations
-
-import heapq
 
 import structlog
 
 from ruvllm.agents.retrieve import Ranker
 from ruvllm.errors import RuvllmError
 from ruvllm.models.attention.graph_attention import GraphAttention
-from ruvllm.models.attention.lesson import Lesson
-from ruvllm.models.attention.packing import unpack_graph, unpack_parameters
-from ruvllm.models.memory.lexicon import words_of
+from ruvllm.models.attention.packing import unpack_parameters
 from ruvllm.schemas.event import Event
-from ruvllm.schemas.flow import Interaction
-from ruvllm.schemas.ids import content_id
-from ruvllm.schemas.outcome import CandidatesCredited
 from ruvllm.schemas.training import CheckpointChosen, CheckpointPublished, TrainingRecorded
 
 log = structlog.get_logger(__name__)
@@ -54,50 +47,3 @@ class Rankers:
         except RuvllmError as error:
             log.warning("ranker_passed_over", checkpoint=checkpoint, reason=error.message)
             return None
-
-
-class Lessons:
-    """Judged questions, the newest `most`. First all credit is told, then the interactions that it is for.
-
-    What no candidate deserves credit for teaches nothing, nor does what was ranked by other features.
-    """
-
-    def __init__(self, *, most: int) -> None:
-        self._most = most
-        self._credit: dict[str, CandidatesCredited] = {}
-        self._newest: list[tuple[float, str, Lesson]] = []  # a heap, the oldest on top
-        self._seen: set[str] = set()
-
-    def credit(self, event: CandidatesCredited) -> None:
-        """Of several revisions the last counts."""
-        known = self._credit.get(event.interaction_id)
-        if known is None or event.revision > known.revision:
-            self._credit[event.interaction_id] = event
-
-    def add(self, interaction: Interaction) -> None:
-        """Take an interaction in, if it teaches anything."""
-        told = self._credit.get(interaction.interaction_id)
-        candidates = interaction.retrieval.candidates if interaction.retrieval else None
-        if told is None or candidates is None or interaction.interaction_id in self._seen:
-            return
-        deserved = tuple(told.credit.get(node_id, 0.0) for node_id in candidates.node_ids)
-        if not any(deserved):
-            return
-        self._seen.add(interaction.interaction_id)
-        question = content_id("q", interaction.tenant, words_of(interaction.request.question))
-        lesson = Lesson(candidates.graph, deserved, question)
-        heapq.heappush(self._newest, (interaction.time.timestamp(), interaction.interaction_id, lesson))
-        if len(self._newest) > self._most:
-            heapq.heappop(self._newest)
-
-    def chosen(self) -> list[Lesson]:
-        """In canonical order: by time, then id."""
-        return [lesson for _, _, lesson in sorted(self._newest, key=lambda row: row[:2]) if _readable(lesson.graph)]
-
-
-def _readable(packed: bytes) -> bool:
-    try:
-        unpack_graph(packed)
-    except RuvllmError:
-        return False
-    return True

@@ -18,7 +18,7 @@ from typing import TypeVar
 import structlog
 
 from ruvllm.agents.clock import Clock
-from ruvllm.agents.rankers import Lessons
+from ruvllm.agents.lessons import Lessons
 from ruvllm.errors import MissingRequirement, RuvllmError
 from ruvllm.models.attention.lesson import LEAST_QUESTIONS
 from ruvllm.schemas.event import Event
@@ -50,7 +50,6 @@ async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> 
         book.credit(credited)
     async for interaction in _events(read_topic, Interaction, offsets):
         book.add(interaction)
-    learnt_from = book.chosen()
     started = time.perf_counter()
     run_id = new_id()
     try:
@@ -59,7 +58,7 @@ async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> 
         raise MissingRequirement(
             f"training needs {error.name}, which is not installed", hint="Install ruvllm[train]."
         ) from error
-    result = await _in_child(run, learnt_from, seed)
+    result = await _in_child(run, book.chosen(), seed)
     checkpoint = None if result.parameters is None else content_id("ckpt", "attention", result.parameters.hex())
     said = f"gain {result.gain:+.3f} on {result.questions} held-out questions"
     events: list[Event] = [
@@ -71,7 +70,7 @@ async def train_attention(read_topic: ReadTopic, clock: Clock, *, seed: int) -> 
             seed=seed,
             configuration=configuration(),
             versions={name: importlib.metadata.version(name) for name in ("torch", "numpy")},
-            examples=len(learnt_from),
+            examples=result.examples,
             verdict=Verdict(
                 passed=result.passed,
                 gain=result.gain,

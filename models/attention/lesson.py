@@ -22,10 +22,14 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Result:
-    """`parameters`: packed, None if the gate held them back. `gain`, `error`: in credit among the first five."""
+    """`parameters`: packed, None if the gate held them back. `gain`, `error`: in credit among the first five.
+
+    `examples` of the lessons could be read.
+    """
 
     parameters: bytes | None
     passed: bool
     gain: float
     error: float
     questions: int
+    examples: int
