@@ -92,17 +92,24 @@ class Reinforcement:
         before = self._states.get(event.request_key)
         if before is not None and event.revision <= before.revision:
             return out  # redelivered, or overtaken
+        state = await asyncio.to_thread(self._carry_out, out, event, before)  # it may have to wait for memory
+        self._states.remember(out, state, self._rules.interactions_kept)
+        return out
+
+    def _carry_out(self, out: Outbox, event: Judged, before: ReinforcementState | None) -> ReinforcementState:
+        """The changes of memory, as it is at one moment, and the record of what was done."""
         value = values(
             [Used(served.node_id, served.support) for served in event.served],
             event.quality,
             answer_known=event.accepted is not None,
         )
-        nodes = await self._nodes(event, value)
-        now = {addition.edge_id: addition for addition in self._additions(event, value, nodes)}
-        self._move_nodes(out, event, nodes, before)
-        self._move_edges(out, event, now, before.contributions if before else {})
-        self._credit(out, event)
-        state = ReinforcementState(
+        with self._source.memory.lock:
+            nodes = self._nodes(event, value)
+            now = {addition.edge_id: addition for addition in self._additions(event, value, nodes)}
+            self._move_nodes(out, event, nodes, before)
+            self._move_edges(out, event, now, before.contributions if before else {})
+            self._credit(out, event)
+        return ReinforcementState(
             tenant=event.tenant,
             session=event.session,
             request_id=event.request_id,
@@ -115,12 +122,10 @@ class Reinforcement:
             },
             nodes=tuple(node.node_id for node in nodes),
         )
-        self._states.remember(out, state, self._rules.interactions_kept)
-        return out
 
     # --- nodes ------------------------------------------------------------------------------------
 
-    async def _nodes(self, event: Judged, value: Mapping[str, float]) -> list[NodeAdded]:
+    def _nodes(self, event: Judged, value: Mapping[str, float]) -> list[NodeAdded]:
         """The question's node and the answer's, as far as this outcome is worth remembering.
 
         What was asked within a conversation is not: the same words mean something else in another.
@@ -134,7 +139,7 @@ class Reinforcement:
         nodes = [self._node(event, "question", _question_id(event), event.question, event.query_vector, memory)]
         if answer is not None:
             text = f"{event.question}\n{answer}"
-            (vector,) = await asyncio.to_thread(self._embedder.embed, [text])
+            (vector,) = self._embedder.embed([text])
             nodes.append(self._node(event, "answer", _answer_id(event, answer), answer, vector, memory))
         return nodes
 

@@ -172,10 +172,12 @@ class Memory:
         return state.words
 
     def catch_up(self, most: int) -> bool:
-        """Take in the words of at most so many passages of each tenant; whether any are left."""
+        """Take in the words of at most so many passages, of all tenants together; whether any are left."""
         with self.lock:
-            left = [state.words.catch_up(most) for state in self._tenants.values() if state.words]
-            return any(left)
+            behind = [state.words for state in self._tenants.values() if state.words and state.words.waiting]
+            for words in behind[:most]:
+                words.catch_up(max(1, most // len(behind)))
+            return any(words.waiting for words in behind)
 
     def search(
         self,

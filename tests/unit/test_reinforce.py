@@ -1,5 +1,7 @@
 """Loop A: outcomes strengthen, weaken, remember and take back (specification 2.1, 4.2.7)."""
 
+import asyncio
+import threading
 from datetime import timedelta
 
 import pytest
@@ -10,7 +12,7 @@ from ruvllm.agents.memory_fold import fold
 from ruvllm.agents.reinforce import ReinforcementRules
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.memory import EdgePruned, NodeMerged, NodeRetracted, name_edge
-from tests.unit.loop_a import World
+from tests.unit.loop_a import ORIGIN, World
 
 
 @pytest.fixture
@@ -85,6 +87,27 @@ def test_recalled_text_is_never_written_back(world):
 
 def evidence(world, edge_id):
     return world.memory.edge("default", edge_id).evidence
+
+
+async def test_the_loop_waits_for_no_memory_that_is_held(world):
+    # given memory that a snapshot holds; when an outcome is learnt from; then other stages go on meanwhile
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with world.memory.lock:
+            held.set()
+            go_on.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert await asyncio.to_thread(held.wait, 5)
+    learning = asyncio.create_task(world.keeper.handle(world.outcome("q", 1.0, {"a": 1.0}), ORIGIN))
+    await asyncio.wait({learning}, timeout=0.05)
+    assert not learning.done()
+    # and it is carried out afterwards
+    go_on.set()
+    assert (await learning).emits
+    thread.join()
 
 
 def test_redelivery_changes_nothing(world):
@@ -176,10 +199,6 @@ def test_an_edge_that_failed_too_often_is_pruned(world):
 
 def test_states_are_bounded_and_forgotten_with_a_tombstone():
     # given a keeper of two interactions; when a third comes; then the longest known is forgotten
-    import asyncio
-
-    from tests.unit.loop_a import ORIGIN
-
     world = World(ReinforcementRules(interactions_kept=2))
     world.passage("a", "It was so.")
     emits = []
