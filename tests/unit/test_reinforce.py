@@ -197,6 +197,65 @@ def test_an_edge_that_failed_too_often_is_pruned(world):
     assert world.memory.expand("default", ["a"], hops=1, now=world.clock.now().timestamp()) == []
 
 
+# --- a view that is behind ------------------------------------------------------------------------
+
+
+def test_an_edge_is_not_pruned_for_what_the_view_had_not_seen(world):
+    # given an edge that two bad outcomes wore thin, and a good one of which the view knows nothing yet
+    edge = world.link("a", "b")
+    bad = {"quality": 0.3, "served": {"a": 0.0, "b": 0.0}}
+    world.learn(world.outcome("q1", client="x", **bad), world.outcome("q2", client="y", **bad))
+    world.lag = 10**9
+    world.learn(world.outcome("q3", 1.0, {"a": 1.0, "b": 1.0}, client="w"))
+    # when a third bad one makes the view believe that nothing is left of it
+    changes = world.learn(world.outcome("q4", client="z", **bad))
+    assert EdgePruned in {type(c) for c in changes}
+    # then the edge lives on with what the good outcome gave
+    world.catch_up()
+    assert not world.memory.edge("default", edge).pruned
+
+
+def test_a_revision_that_comes_before_its_first_is_seen_has_the_effect_of_the_difference():
+    # given a view that sees nothing of what is learnt; when a good answer turns out bad
+    world = World(lag=10**9)
+    world.passage("a", "Machine learning is a subset of AI.")
+    world.passage("b", "Neural networks are models of machine learning.")
+    edge = world.link("a", "b")
+    world.learn(world.outcome("q", 1.0, {"a": 1.0, "b": 1.0}))
+    world.learn(world.outcome("q", 0.2, {"a": 1.0, "b": 1.0}, revision=1))
+    world.catch_up()
+    # then nothing that was remembered is left, and the edge is weaker than at its birth
+    assert world.nodes("question") == []
+    assert world.weight(learned("co_retrieved", "a", "b")) == 0.0
+    assert 0.0 < world.weight(edge) < 0.5
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from(["q1", "q2", "q3"]), st.floats(0, 1), st.integers(0, 12)), max_size=8))
+def test_memory_has_learnt_the_last_revisions_however_far_the_view_is_behind(given_outcomes):
+    # given outcomes and revisions, each decided with a view that is some changes behind
+    world = World()
+    world.passage("a", "Machine learning is a subset of AI.")
+    world.passage("b", "Neural networks are models of machine learning.")
+    world.link("a", "b")
+    revisions = {}
+    for request_id, quality, world.lag in given_outcomes:
+        revision = revisions[request_id] = revisions.get(request_id, -1) + 1
+        world.learn(world.outcome(request_id, quality, {"a": quality, "b": 1.0}, revision=revision))
+    world.catch_up()
+    # then what memory holds is what the last state of each interaction says, counted once
+    last = {state.interaction_id: state for state in world.states}.values()
+    wanted, nodes = {}, set()
+    for state in last:
+        nodes |= {(node_id, state.interaction_id) for node_id in state.nodes}
+        for edge_id, contribution in state.contributions.items():
+            wanted[edge_id] = wanted.get(edge_id, 0.0) + contribution.amount
+    contents = world.memory.contents()
+    found = {edge.edge_id: sum(edge.learnt.values()) for edge in contents.edges}
+    assert all(found[edge_id] == pytest.approx(wanted.get(edge_id, 0.0), abs=1e-9) for edge_id in {*found, *wanted})
+    assert {(n.node_id, n.made_by) for n in contents.nodes if n.made_by} == nodes
+
+
 def test_states_are_bounded_and_forgotten_with_a_tombstone():
     # given a keeper of two interactions; when a third comes; then the longest known is forgotten
     world = World(ReinforcementRules(interactions_kept=2))
