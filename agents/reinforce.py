@@ -20,16 +20,16 @@ from functools import partial
 import numpy as np
 
 from ruvllm.agents.clock import Clock
+from ruvllm.agents.crediting import credited
 from ruvllm.agents.kept import Kept
 from ruvllm.agents.outbox import Outbox
 from ruvllm.agents.retrieve import MemorySource
 from ruvllm.errors import InvalidRequest
-from ruvllm.models.attention.credit import by_accepted_answer, by_verdicts
 from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.edge_strength import LEAST_OUTCOMES
 from ruvllm.models.memory.edges import contributed
 from ruvllm.models.memory.found import Hit
-from ruvllm.models.memory.lexicon import Lexicon, names_of, words_of
+from ruvllm.models.memory.lexicon import names_of, words_of
 from ruvllm.models.memory.reinforcement import THETA, Addition, Used, additions, values
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.event import Event
@@ -44,7 +44,7 @@ from ruvllm.schemas.memory import (
     NodeRetracted,
     name_edge,
 )
-from ruvllm.schemas.outcome import CandidatesCredited, Contribution, Judged, ReinforcementState
+from ruvllm.schemas.outcome import Contribution, Judged, ReinforcementState
 from ruvllm.schemas.vector import Float32s
 
 TITLE_CHARS = 300
@@ -108,7 +108,8 @@ class Reinforcement:
             now = {addition.edge_id: addition for addition in self._additions(event, value, nodes)}
             self._move_nodes(out, event, nodes, before)
             self._move_edges(out, event, now, before.contributions if before else {})
-            self._credit(out, event)
+            if event.candidates:
+                out.add(credited(event, self._source.memory))
         return ReinforcementState(
             tenant=event.tenant,
             session=event.session,
@@ -254,34 +255,6 @@ class Reinforcement:
                         reason="its outcomes left it without weight",
                     )
                 )
-
-    def _credit(self, out: Outbox, event: Judged) -> None:
-        """Which candidates deserve the credit, for the ranker to learn from."""
-        if not event.candidates:
-            return
-        right = [served.node_id for served in event.served if served.support >= THETA]
-        if event.accepted is not None:
-            said = Lexicon()
-            for node_id in event.candidates:
-                if (node := self._source.memory.node(event.tenant, node_id)) is not None:
-                    said.add(node_id, node.title, node.text)
-            known = [node_id for node_id in event.candidates if node_id in said]
-            found = by_accepted_answer(known, [event.accepted], said)
-            credit = dict(zip(known, found.tolist(), strict=True))
-        else:
-            found = by_verdicts(event.candidates, event.candidates, right) * np.float32(event.quality >= THETA)
-            credit = dict(zip(event.candidates, found.tolist(), strict=True))
-        out.add(
-            CandidatesCredited(
-                tenant=event.tenant,
-                session=event.session,
-                request_id=event.request_id,
-                time=event.time,
-                interaction_id=event.interaction_id,
-                revision=event.revision,
-                credit={node_id: round(value, 6) for node_id, value in credit.items() if value > 0},
-            )
-        )
 
     def _is_worn_out(self, change: EdgeContributed) -> bool:
         """Whether an edge leads nowhere once a contribution has reached it."""
