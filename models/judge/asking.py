@@ -4,7 +4,8 @@ A rubric is worthless to small models; the log odds of yes against no are not (d
 costs the time, so of the passage that carries the answer best only the sentences that speak of it are shown.
 
 Invariant: passage, question and answer are data. Each is one line, without anything that looks like a chat
-template's mark, and the words that begin the frame's own lines stand nowhere else.
+template's mark, and the words that begin the frame's own lines stand nowhere else. A sentence that goes on as the
+frame would, or with a verdict, is left out. What persuades in other words is not caught.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ _FRAME: Final = re.compile(
     r"\b(Text|Question|Answer)(?=\s*:)|\bIs the answer right\b|\bAnswer Yes or No\b", re.IGNORECASE
 )
 
+_POSES: Final = re.compile(
+    r"\W*(?:(?:text|question|answer)\s*:|yes\b|no\b\s*(?:[.,;:!]|$)|is the answer right\b|answer yes or no\b)",
+    re.IGNORECASE,
+)
+
 
 def choice(item: Item, judged: Judgement, template: ChatTemplate, *, time_budget_s: float) -> Choice:
     """The choice that a pool weighs (pool/job.py), about the passage with most support."""
@@ -51,6 +57,8 @@ def _about(item: Item, text: str) -> str:
 
 
 def _as_data(text: str, most: int) -> str:
-    """One line that cannot pose as a line of the frame."""
-    line = neutralise(" ".join(text.split())[:most])
+    """One line that cannot pose as a line of the frame. Its first sentence stays: an answer may well be Yes."""
+    said = sentences("\n".join(text.splitlines()))
+    kept = [sentence for place, sentence in enumerate(said) if not place or not _POSES.match(sentence)]
+    line = neutralise(" ".join(" ".join(kept).split())[:most])
     return _FRAME.sub(lambda found: f"“{found.group()}”", line)
