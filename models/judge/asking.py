@@ -5,7 +5,7 @@ costs the time, so of the passage that carries the answer best only the sentence
 
 Invariant: passage, question and answer are data. Each is one line, without anything that looks like a chat
 template's mark, and the words that begin the frame's own lines stand nowhere else. A sentence that goes on as the
-frame would, or with a verdict, is left out. What persuades in other words is not caught.
+frame or a chat template would, or with a verdict, is left out. What persuades in other words is not caught.
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ def _about(item: Item, text: str) -> str:
     return " ".join(said[place] for place in sorted(nearest[:SENTENCES]))
 
 
+def _poses(sentence: str) -> bool:
+    return bool(_POSES.match(sentence)) or neutralise(sentence) != sentence
+
+
 def _as_data(text: str, most: int) -> str:
     """One line that cannot pose as a line of the frame. Its first sentence stays: an answer may well be Yes."""
     said = sentences("\n".join(text.splitlines()))
-    kept = [sentence for place, sentence in enumerate(said) if not place or not _POSES.match(sentence)]
+    kept = [sentence for place, sentence in enumerate(said) if not place or not _poses(sentence)]
     line = neutralise(" ".join(" ".join(kept).split())[:most])
     return _FRAME.sub(lambda found: f"“{found.group()}”", line)
