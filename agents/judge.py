@@ -2,8 +2,9 @@
 and what users say of the answer overrides both, whenever it comes.
 
 Invariant: outcomes of a request are numbered; the same interaction, feedback or opinion that comes again
-makes none. Feedback that comes before its interaction waits for it. Only the tenant and session that asked
-can be heard on an answer: both are part of the key that leads here.
+makes none. Feedback that comes before its interaction waits for it, in a place of its own: words on requests
+that nobody made push out no answer. Only the tenant and session that asked can be heard on an answer: both are
+part of the key that leads here.
 
 The keeper's state is a fold of the records that it returns: one for each request.
 """
@@ -37,10 +38,14 @@ RATINGS_KEPT = 32
 
 @dataclass(frozen=True)
 class JudgeRules:
-    """`costly`: whether a large model is asked in doubt. `interactions_kept`: whose feedback can still be heard."""
+    """`costly`: whether a large model is asked in doubt. `interactions_kept`: whose feedback can still be heard.
+
+    `requests_waited_for`: those that were rated before their interaction came.
+    """
 
     costly: bool = True
     interactions_kept: int = 5_000
+    requests_waited_for: int = 500
 
 
 class JudgeDesk:
@@ -51,15 +56,18 @@ class JudgeDesk:
         self._clock = clock
         self._rules = rules
         self._states: Kept[JudgementState] = Kept()
+        self._waiting: Kept[JudgementState] = Kept()  # those without an interaction
 
     def apply(self, event: Event) -> None:
         """Fold one of its own records. Other events change nothing."""
         if isinstance(event, JudgementState):
-            self._states.apply(event)
+            self._waiting.forget(event.record_key)
+            (self._waiting if event.interaction is None else self._states).apply(event)
 
     def forget(self, record_key: str) -> None:
         """Fold a tombstone."""
         self._states.forget(record_key)
+        self._waiting.forget(record_key)
 
     def tick(self) -> Outbox:
         """Judgements have no deadlines."""
@@ -90,7 +98,7 @@ class JudgeDesk:
             return out
         state = state.model_copy(update={"ratings": (*state.ratings, event)[-RATINGS_KEPT:]})
         if state.interaction is None:
-            self._states.remember(out, state, self._rules.interactions_kept)
+            self._waiting.remember(out, state, self._rules.requests_waited_for)
         else:
             await self._judge_anew(out, state)
         return out
@@ -179,10 +187,12 @@ class JudgeDesk:
         )
         out.add(outcome)
         said = state.model_copy(update={"outcome": outcome})
+        self._waiting.forget(said.record_key)
         self._states.remember(out, said, self._rules.interactions_kept)
 
     def _state(self, event: Interaction | RatingAccepted | JudgementSettled) -> JudgementState:
-        return self._states.get(event.request_key) or JudgementState(
+        known = self._states.get(event.request_key) or self._waiting.get(event.request_key)
+        return known or JudgementState(
             tenant=event.tenant, session=event.session, request_id=event.request_id, time=self._clock.now()
         )
 

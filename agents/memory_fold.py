@@ -65,8 +65,8 @@ def fold(memory: Memory, change: MemoryChange, offset: int = -1) -> None:
                 relation=change.relation,
                 applied=offset,
             )
-            at = change.time.timestamp()
-            memory.contribute(edge, change.client, change.amount, at, outcomes=change.outcomes)
+            at, outcomes = change.time.timestamp(), change.outcomes
+            memory.contribute(edge, change.client, change.amount, at, outcomes=outcomes, evidence=change.evidence)
         case EdgePruned():
             memory.prune_edge(change.tenant, change.edge_id, change.time.timestamp(), applied=offset)
 

@@ -20,16 +20,16 @@ from functools import partial
 import numpy as np
 
 from ruvllm.agents.clock import Clock
+from ruvllm.agents.crediting import credited
 from ruvllm.agents.kept import Kept
 from ruvllm.agents.outbox import Outbox
 from ruvllm.agents.retrieve import MemorySource
 from ruvllm.errors import InvalidRequest
-from ruvllm.models.attention.credit import by_accepted_answer, by_verdicts
 from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.edge_strength import LEAST_OUTCOMES
 from ruvllm.models.memory.edges import contributed
 from ruvllm.models.memory.found import Hit
-from ruvllm.models.memory.lexicon import Lexicon, names_of, words_of
+from ruvllm.models.memory.lexicon import names_of, words_of
 from ruvllm.models.memory.reinforcement import THETA, Addition, Used, additions, values
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.event import Event
@@ -44,7 +44,7 @@ from ruvllm.schemas.memory import (
     NodeRetracted,
     name_edge,
 )
-from ruvllm.schemas.outcome import CandidatesCredited, Contribution, Judged, ReinforcementState
+from ruvllm.schemas.outcome import Contribution, Judged, ReinforcementState
 from ruvllm.schemas.vector import Float32s
 
 TITLE_CHARS = 300
@@ -92,17 +92,25 @@ class Reinforcement:
         before = self._states.get(event.request_key)
         if before is not None and event.revision <= before.revision:
             return out  # redelivered, or overtaken
+        state = await asyncio.to_thread(self._carry_out, out, event, before)  # it may have to wait for memory
+        self._states.remember(out, state, self._rules.interactions_kept)
+        return out
+
+    def _carry_out(self, out: Outbox, event: Judged, before: ReinforcementState | None) -> ReinforcementState:
+        """The changes of memory, as it is at one moment, and the record of what was done."""
         value = values(
             [Used(served.node_id, served.support) for served in event.served],
             event.quality,
             answer_known=event.accepted is not None,
         )
-        nodes = await self._nodes(event, value)
-        now = {addition.edge_id: addition for addition in self._additions(event, value, nodes)}
-        self._move_nodes(out, event, nodes, before)
-        self._move_edges(out, event, now, before.contributions if before else {})
-        self._credit(out, event)
-        state = ReinforcementState(
+        with self._source.memory.lock:
+            nodes = self._nodes(event, value)
+            now = {addition.edge_id: addition for addition in self._additions(event, value, nodes)}
+            self._move_nodes(out, event, nodes, before)
+            self._move_edges(out, event, now, before.contributions if before else {})
+            if event.candidates:
+                out.add(credited(event, self._source.memory))
+        return ReinforcementState(
             tenant=event.tenant,
             session=event.session,
             request_id=event.request_id,
@@ -115,12 +123,10 @@ class Reinforcement:
             },
             nodes=tuple(node.node_id for node in nodes),
         )
-        self._states.remember(out, state, self._rules.interactions_kept)
-        return out
 
     # --- nodes ------------------------------------------------------------------------------------
 
-    async def _nodes(self, event: Judged, value: Mapping[str, float]) -> list[NodeAdded]:
+    def _nodes(self, event: Judged, value: Mapping[str, float]) -> list[NodeAdded]:
         """The question's node and the answer's, as far as this outcome is worth remembering.
 
         What was asked within a conversation is not: the same words mean something else in another.
@@ -134,7 +140,7 @@ class Reinforcement:
         nodes = [self._node(event, "question", _question_id(event), event.question, event.query_vector, memory)]
         if answer is not None:
             text = f"{event.question}\n{answer}"
-            (vector,) = await asyncio.to_thread(self._embedder.embed, [text])
+            (vector,) = self._embedder.embed([text])
             nodes.append(self._node(event, "answer", _answer_id(event, answer), answer, vector, memory))
         return nodes
 
@@ -218,7 +224,8 @@ class Reinforcement:
     ) -> None:
         for edge_id in sorted({*now, *before}):
             new, old = now.get(edge_id), before.get(edge_id)
-            amount = (new.amount if new else 0.0) - (old.amount if old else 0.0)
+            now_adds, added = new.amount if new else 0.0, old.amount if old else 0.0
+            amount = now_adds - added
             edge = new or old
             assert edge is not None
             if not amount:
@@ -235,6 +242,7 @@ class Reinforcement:
                 client=event.client,
                 amount=amount,
                 outcomes=0 if old and new else (1 if new else -1),
+                evidence=abs(now_adds) - abs(added),
             )
             out.add(contributed)
             if amount < 0 and self._is_worn_out(contributed):
@@ -248,34 +256,6 @@ class Reinforcement:
                     )
                 )
 
-    def _credit(self, out: Outbox, event: Judged) -> None:
-        """Which candidates deserve the credit, for the ranker to learn from."""
-        if not event.candidates:
-            return
-        right = [served.node_id for served in event.served if served.support >= THETA]
-        if event.accepted is not None:
-            said = Lexicon()
-            for node_id in event.candidates:
-                if (node := self._source.memory.node(event.tenant, node_id)) is not None:
-                    said.add(node_id, node.title, node.text)
-            known = [node_id for node_id in event.candidates if node_id in said]
-            found = by_accepted_answer(known, [event.accepted], said)
-            credit = dict(zip(known, found.tolist(), strict=True))
-        else:
-            found = by_verdicts(event.candidates, event.candidates, right) * np.float32(event.quality >= THETA)
-            credit = dict(zip(event.candidates, found.tolist(), strict=True))
-        out.add(
-            CandidatesCredited(
-                tenant=event.tenant,
-                session=event.session,
-                request_id=event.request_id,
-                time=event.time,
-                interaction_id=event.interaction_id,
-                revision=event.revision,
-                credit={node_id: round(value, 6) for node_id, value in credit.items() if value > 0},
-            )
-        )
-
     def _is_worn_out(self, change: EdgeContributed) -> bool:
         """Whether an edge leads nowhere once a contribution has reached it."""
         memory = self._source.memory
@@ -283,7 +263,10 @@ class Reinforcement:
         if edge is None or edge.pruned:
             return False
         at = change.time.timestamp()
-        after = contributed(edge, change.client, change.amount, at, change.outcomes, memory.half_life_s)
+        half_life_s = memory.half_life_s
+        after = contributed(
+            edge, change.client, change.amount, at, change.outcomes, change.evidence, half_life_s=half_life_s
+        )
         return after.outcomes >= LEAST_OUTCOMES and not memory.leads(after, self._clock.now().timestamp())
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class Result:
     """`parameters`: packed, None if the gate held them back; `checkpoint` their name if they have one of their own.
 
-    `gain` and `error` on `questions` held-out ones, in the learner's own unit; `measures`: what else was measured.
+    `examples` were learnt from. `gain` and `error` are measured on `questions` held-out ones, in the learner's own
+    unit; `measures` is what else was.
     """
 
     parameters: bytes | None
@@ -18,5 +19,6 @@ class Result:
     gain: float
     error: float
     questions: int
+    examples: int
     checkpoint: str | None = None
     measures: Mapping[str, float] = field(default_factory=dict)

@@ -203,6 +203,9 @@ class EdgeContributed(EdgeChange):
     client: str = Field(default="", description="whose influence it counts towards; empty: nobody is named")
     amount: float
     outcomes: Literal[-1, 0, 1] = Field(description="1: the interaction's first on this edge, -1: it is taken back")
+    evidence: float | None = Field(
+        default=None, description="what it adds to the sizes of the client's outcomes; none: outcomes x |amount|"
+    )
 
 
 class EdgePruned(EdgeChange):

@@ -4,14 +4,18 @@ Invariant: `memory` is the fold of exactly the records below `offsets()` of one 
 log is not taken, and a view whose log was replaced or cut ends: it never goes on from somewhere else.
 The view reads without a consumer group, so it disturbs nobody, and says how far it has come in
 `memory.folded`.
+
+Memory is changed in a thread, one at a time: a change may wait for a search, and a search for a change, but the
+stages of this process wait for neither.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -34,9 +38,11 @@ from ruvllm.streams.topics import log_id_of
 
 log = structlog.get_logger(__name__)
 
-FOLDED_AT_ONCE = 50
+P = ParamSpec("P")
+T = TypeVar("T")
+
 WORDS_AT_ONCE = 50
-"""Passages taken apart between two looks at the log: 10 ms."""
+"""Passages taken apart between two looks at the log: 20 ms."""
 
 REPORT_EVERY_S = 5.0
 """A view that has not reported for three times as long is taken for gone."""
@@ -74,7 +80,7 @@ class MemoryView:
         self._positions: dict[int, int] = dict.fromkeys(range(sender.names.partitions), 0)
         self._log_id: str | None = None  # of the log that is folded, once it was seen
         self._since_snapshot = 0
-        self._saving: asyncio.Future[Path] | None = None
+        self._at_work: asyncio.Future[Any] | None = None  # in a thread, on memory
         self._caught_up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._reported: tuple[float, dict[int, int]] = (0.0, {})
@@ -89,8 +95,8 @@ class MemoryView:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        if self._saving is not None:  # its thread does not end with the task
-            await asyncio.wait({self._saving})
+        if self._at_work is not None:  # its thread does not end with the task
+            await asyncio.wait({self._at_work})
         if self._since_snapshot:
             await self._snapshot()
 
@@ -154,17 +160,13 @@ class MemoryView:
                 consumer.seek(place, self._positions[place.partition])
             while True:
                 batch = await consumer.getmany(timeout_ms=50, max_records=500)
-                for records in batch.values():
-                    for number, message in enumerate(records, start=1):
-                        self._fold(record_of(message))
-                        if number % FOLDED_AT_ONCE == 0:
-                            await asyncio.sleep(0)  # the stages of this process go on
+                await self._take_in([record_of(message) for messages in batch.values() for message in messages])
                 for place in places:
                     self._positions[place.partition] = await consumer.position(place)
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
                     self._caught_up.set()
                 if not batch:  # nothing to fold: time for the words of what was folded
-                    self.memory.catch_up(WORDS_AT_ONCE)
+                    await self._in_thread(self.memory.catch_up, WORDS_AT_ONCE)
                 if self._since_snapshot >= self._snapshot_every:
                     await self._snapshot()
                 await self._report()
@@ -198,27 +200,35 @@ class MemoryView:
                 hint="Were topics deleted, or the broker's data? Start again: memory is folded from what is there.",
             )
 
-    def _fold(self, record: Record) -> None:
-        try:
-            fold(self.memory, read(record, CHANGES), record.offset)  # type: ignore[arg-type]
-        except RuvllmError as error:  # a newer writer's event, or a foreign embedder's: leave it out, say so
-            log.error("memory_change_left_out", partition=record.partition, offset=record.offset, error=str(error))
-        self._since_snapshot += 1
+    async def _take_in(self, records: Sequence[Record]) -> None:
+        if records:
+            await self._in_thread(self._fold, records)
+
+    async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Work on memory beside the loop. Cancelled or not, `stop` finds it."""
+        self._at_work = working = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **named))
+        return await asyncio.shield(working)
+
+    def _fold(self, records: Sequence[Record]) -> None:
+        for record in records:
+            try:
+                fold(self.memory, read(record, CHANGES), record.offset)  # type: ignore[arg-type]
+            except RuvllmError as error:  # a newer writer's event, or a foreign embedder's: leave it out, say so
+                log.error("memory_change_left_out", partition=record.partition, offset=record.offset, error=str(error))
+            self._since_snapshot += 1
 
     async def _snapshot(self) -> None:
         assert self._log_id is not None
-        saving = asyncio.to_thread(
-            save,
-            self.memory,
-            self.offsets(),
-            self._folder,
-            log_id=self._log_id,
-            keep=self._snapshots_kept,
-            name=new_id(),
-        )
-        self._saving = asyncio.ensure_future(saving)
         try:
-            await asyncio.shield(self._saving)  # cancelled or not, `stop` finds it
+            await self._in_thread(
+                save,
+                self.memory,
+                self.offsets(),
+                self._folder,
+                log_id=self._log_id,
+                keep=self._snapshots_kept,
+                name=new_id(),
+            )
         except OSError as error:  # a snapshot spares time at the next start, nothing else
             log.error("snapshot_failed", folder=str(self._folder), error=str(error))
         self._since_snapshot = 0
@@ -229,7 +239,7 @@ class MemoryView:
         if positions == self._positions and now - at < REPORT_EVERY_S:
             return
         self._reported = (now, dict(self._positions))
-        self._metrics.memory_nodes.set(self.memory.stats().nodes)
+        self._metrics.memory_nodes.set((await self._in_thread(self.memory.stats)).nodes)
         if self._caught_up.is_set():
             await self._sender.send(
                 [Emit(MemoryFolded(time=self._clock.now(), view_id=self.view_id, offsets=self.offsets()))]

@@ -92,7 +92,7 @@ async def train(
         parent=parent[0] if parent else None,
         configuration=configuration,
         versions={name: importlib.metadata.version(name) for name in ("torch", "numpy")},
-        examples=len(lessons),
+        examples=result.examples,
         verdict=Verdict(
             passed=result.passed,
             gain=result.gain,

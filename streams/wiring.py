@@ -17,8 +17,8 @@ from ruvllm.agents.documents import DocumentKeeper
 from ruvllm.agents.generate import GenerationRules, generate
 from ruvllm.agents.intake import Limits, accept_feedback, accept_request
 from ruvllm.agents.judge import JudgeDesk, JudgeRules, settle
+from ruvllm.agents.lessons import AttentionCourse
 from ruvllm.agents.past import Past
-from ruvllm.agents.rankers import AttentionCourse
 from ruvllm.agents.reinforce import Reinforcement, ReinforcementRules
 from ruvllm.agents.retrieve import MemorySource, Ranker, retrieve
 from ruvllm.agents.route import PastSource, route

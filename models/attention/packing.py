@@ -31,6 +31,15 @@ def pack_graph(graph: CandidateGraph) -> bytes:
     return head + zlib.compress(b"".join(part.tobytes() for part in parts), 1)
 
 
+def is_of_these_features(packed: bytes) -> bool:
+    """Whether bytes begin as a graph of these features does. Cheap: nothing is unpacked."""
+    try:
+        head = _GRAPH.unpack_from(packed)
+    except struct.error:
+        return False
+    return bool(head[:3] == (_GRAPH_VERSION, len(NODE_FEATURES), len(PAIR_FEATURES)))
+
+
 def unpack_graph(raw: bytes) -> CandidateGraph:
     """Raises InvalidRequest for bytes that are not a graph of these features: it teaches this ranker nothing."""
     try:

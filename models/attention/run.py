@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from ruvllm.errors import InvalidRequest
 from ruvllm.models.attention.gate import gate
 from ruvllm.models.attention.graph_attention import Shape
 from ruvllm.models.attention.lesson import Lesson
@@ -25,12 +26,18 @@ def run(lessons: Sequence[Lesson], seed: int, _parent: bytes | None = None) -> R
     It starts from scratch, whatever served before.
     """
     torch.set_num_threads(1)
-    examples = [Example(unpack_graph(lesson.graph), np.array(lesson.credit, np.float32)) for lesson in lessons]
+    examples, names = [], []
+    for place, lesson in enumerate(lessons):
+        try:
+            graph = unpack_graph(lesson.graph)
+        except InvalidRequest:  # damaged: it teaches nothing, and no run is to fail of it
+            continue
+        examples.append(Example(graph, np.array(lesson.credit, np.float32)))
+        names.append(lesson.question or str(place))
     fit = partial(train, seed=seed)
-    names = [lesson.question or str(place) for place, lesson in enumerate(lessons)]
     verdict = gate(examples, fit, seed=seed, questions=names)
     parameters = pack_parameters(fit(examples), Shape()) if verdict.passed else None
-    return Result(parameters, verdict.passed, verdict.gain, verdict.error, verdict.questions)
+    return Result(parameters, verdict.passed, verdict.gain, verdict.error, verdict.questions, len(examples))
 
 
 def configuration() -> dict[str, float]:

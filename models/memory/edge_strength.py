@@ -11,15 +11,16 @@ DESIGN section 5 is the source of all three. Only what was learnt decays (`half_
 What was learnt is a sum over judged outcomes, and so it may come in any order and be taken back:
 
     s_c(t)  = sum_i a_i * 2^(-(t - t_i)/h)          over the outcomes i of client c, t_i: event time
-    s(t)    = s0(t) + sum_c min(max(s_c(t), -B), B)
+    e_c(t)  = sum_i |a_i| * 2^(-(t - t_i)/h)        its evidence
+    s(t)    = s0(t) + sum_c s_c(t) * min(1, B / e_c(t))
 
-B bounds what one client can do to an edge, however often it is heard.
+Each client has evidence of B to give an edge. Who is heard more often than that has its say as it is on
+average: |s_c| <= e_c, so no client moves an edge by more than B, and its next word still counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from ruvllm.errors import InvalidRequest
 
@@ -60,10 +61,10 @@ def decayed(strength: float, elapsed_s: float, half_life_s: float) -> float:
     return strength * math.exp2(-max(elapsed_s, 0.0) / half_life_s)
 
 
-def learnt(strengths: Iterable[float], elapsed_s: float, half_life_s: float) -> float:
-    """What all clients' outcomes add up to, each client's part bounded; `strengths` held `elapsed_s` ago."""
-    share = math.exp2(-max(elapsed_s, 0.0) / half_life_s)
-    return math.fsum(min(max(s * share, -CLIENT_BOUND), CLIENT_BOUND) for s in strengths)
+def counted(strength: float, evidence: float) -> float:
+    """What a client's outcomes count, of their sum and their evidence at one time: at most B either way."""
+    heard = max(evidence, abs(strength))  # a revision from before evidence was logged may leave less than the sum
+    return strength if heard <= CLIENT_BOUND else strength * CLIENT_BOUND / heard
 
 
 def moved(strength: float, from_s: float, to_s: float, half_life_s: float) -> float:

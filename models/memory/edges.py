@@ -1,29 +1,29 @@
 """One tenant's edges: structure that texts state, and what outcomes have taught.
 
 Invariant: the state is a function of the changes of each edge in their own order. A learnt strength is
-the sum of the contributions to it, kept as at the newest of their times, so that their order does not
-matter and any of them can be taken back by its opposite.
+read from sums of the contributions to it, kept as at the newest of their times, so that their order does
+not matter and any of them can be taken back by its opposite.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from ruvllm.models.memory.edge_strength import (
     LEAST_OUTCOMES,
     LEAST_WEIGHT,
+    counted,
     decayed,
     half_life,
-    learnt,
     moved,
     strength_at_birth,
     weight,
 )
 from ruvllm.models.memory.node import Edge
 
-_LEARNT = ("learnt", "learnt_at", "outcomes", "pruned", "applied")
+_LEARNT = ("learnt", "evidence", "learnt_at", "outcomes", "pruned", "applied")
 
 
 class Edges:
@@ -57,13 +57,16 @@ class Edges:
             edge = replace(edge, **{name: getattr(known, name) for name in _LEARNT})
         self._set(edge)
 
-    def contribute(self, edge: Edge, client: str, amount: float, at: float, outcomes: int) -> None:
+    def contribute(
+        self, edge: Edge, client: str, amount: float, at: float, outcomes: int, evidence: float | None = None
+    ) -> None:
         """Add `amount` of strength at time `at` to what an edge has learnt from a client; see `Memory.contribute`."""
         known = self._edges.get(edge.edge_id) or replace(edge, applied=-1)
         if 0 <= edge.applied <= known.applied:
             return
         applied = max(known.applied, edge.applied)
-        self._set(replace(contributed(known, client, amount, at, outcomes, self._half_life_s), applied=applied))
+        taught = contributed(known, client, amount, at, outcomes, evidence, half_life_s=self._half_life_s)
+        self._set(replace(taught, applied=applied))
 
     def prune(self, edge_id: str, at: float, applied: int) -> None:
         """Hide an edge; not one that has been strengthened since it was decided (`at`) that nothing is left of it."""
@@ -87,7 +90,7 @@ class Edges:
 
     def weight(self, edge: Edge, now: float) -> float:
         """w in [0, 1) at `now`, seconds since the epoch."""
-        strength = learnt(edge.learnt.values(), now - edge.learnt_at, self._half_life_s) if edge.learnt else 0.0
+        strength = math.fsum(by_client(edge, now, self._half_life_s).values())
         if edge.born_at is not None:
             at_birth = strength_at_birth(edge.birth_weight)
             strength += decayed(at_birth, now - edge.born_at, half_life(edge.relation, self._half_life_s))
@@ -110,10 +113,32 @@ def _birth(edge: Edge) -> tuple[float, float, str, str, str]:
     return born_at, edge.birth_weight, edge.source, edge.target, edge.relation
 
 
-def contributed(edge: Edge, client: str, amount: float, at: float, outcomes: int, half_life_s: float) -> Edge:
+def by_client(edge: Edge, now: float, half_life_s: float) -> dict[str, float]:
+    """Client -> what it counts of an edge's strength at `now`, seconds since the epoch."""
+    elapsed_s = now - edge.learnt_at
+    return {
+        client: counted(
+            decayed(strength, elapsed_s, half_life_s), decayed(edge.evidence.get(client, 0.0), elapsed_s, half_life_s)
+        )
+        for client, strength in edge.learnt.items()
+    }
+
+
+def contributed(
+    edge: Edge, client: str, amount: float, at: float, outcomes: int, evidence: float | None, *, half_life_s: float
+) -> Edge:
     """An edge that has learnt `amount` more from a client at time `at` (seconds since the epoch)."""
     reference = max(edge.learnt_at, at)
-    sums = {c: moved(s, edge.learnt_at, reference, half_life_s) for c, s in edge.learnt.items()}
-    sums[client] = sums.get(client, 0.0) + moved(amount, at, reference, half_life_s)
-    pruned = edge.pruned and amount <= 0
-    return replace(edge, learnt=sums, learnt_at=reference, outcomes=edge.outcomes + outcomes, pruned=pruned)
+
+    def added(known: Mapping[str, float], more: float) -> dict[str, float]:
+        sums = {c: moved(s, edge.learnt_at, reference, half_life_s) for c, s in known.items()}
+        return {**sums, client: sums.get(client, 0.0) + moved(more, at, reference, half_life_s)}
+
+    return replace(
+        edge,
+        learnt=added(edge.learnt, amount),
+        evidence=added(edge.evidence, outcomes * abs(amount) if evidence is None else evidence),
+        learnt_at=reference,
+        outcomes=edge.outcomes + outcomes,
+        pruned=edge.pruned and amount <= 0,
+    )

@@ -57,8 +57,9 @@ class Edge:
     """A relation of two nodes of one tenant.
 
     `birth_weight` is w in [0, 1) at `born_at`; an edge that was only learnt has no birth. `learnt`: client ->
-    strength of its outcomes as at `learnt_at` (times in seconds since the epoch). `applied` is the offset
-    of the last change in the edge's partition of the log, -1 if that is not known.
+    sum of its outcomes' strengths, `evidence`: client -> sum of their sizes, both as at `learnt_at` (times in
+    seconds since the epoch; `edge_strength.py` says what they count). `applied` is the offset of the last
+    change in the edge's partition of the log, -1 if that is not known.
     """
 
     edge_id: str
@@ -69,6 +70,7 @@ class Edge:
     birth_weight: float = 0.0
     born_at: float | None = None
     learnt: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, float] = field(default_factory=dict)
     learnt_at: float = 0.0
     outcomes: int = 0
     pruned: bool = False
@@ -76,7 +78,8 @@ class Edge:
 
     def record(self) -> dict[str, Any]:
         """Every field, as JSON knows it."""
-        return {name: getattr(self, name) for name in _EDGE_FIELDS} | {"learnt": dict(self.learnt)}
+        sums = {"learnt": dict(self.learnt), "evidence": dict(self.evidence)}
+        return {name: getattr(self, name) for name in _EDGE_FIELDS} | sums
 
     def other(self, node_id: str) -> str:
         """The end that is not `node_id`."""

@@ -129,14 +129,17 @@ class Memory:
         with self.lock:
             self._at(edge.tenant).edges.put(edge)
 
-    def contribute(self, edge: Edge, client: str, amount: float, at: float, *, outcomes: int) -> None:
+    def contribute(
+        self, edge: Edge, client: str, amount: float, at: float, *, outcomes: int, evidence: float | None = None
+    ) -> None:
         """Add to what an edge has learnt from a client's outcomes: `amount` of strength at time `at`.
 
         `edge` says which edge it is, and by `applied` where in the log the contribution stands: one that is
-        in it already changes nothing. `outcomes` is +1 for a new one, 0 for a revision, -1 for one taken back.
+        in it already changes nothing. `outcomes` is +1 for a new one, 0 for a revision, -1 for one taken back;
+        `evidence` what that adds to the sizes of the client's outcomes, None: `outcomes` times |amount|.
         """
         with self.lock:
-            self._at(edge.tenant).edges.contribute(edge, client, amount, at, outcomes)
+            self._at(edge.tenant).edges.contribute(edge, client, amount, at, outcomes, evidence)
 
     def prune_edge(self, tenant: str, edge_id: str, at: float, *, applied: int = -1) -> None:
         """Hide an edge that leads nowhere at time `at`, until a good outcome reaches it; what it learnt stays."""
@@ -169,10 +172,12 @@ class Memory:
         return state.words
 
     def catch_up(self, most: int) -> bool:
-        """Take in the words of at most so many passages of each tenant; whether any are left."""
+        """Take in the words of at most so many passages, of all tenants together; whether any are left."""
         with self.lock:
-            left = [state.words.catch_up(most) for state in self._tenants.values() if state.words]
-            return any(left)
+            behind = [state.words for state in self._tenants.values() if state.words and state.words.waiting]
+            for words in behind[:most]:
+                words.catch_up(max(1, most // len(behind)))
+            return any(words.waiting for words in behind)
 
     def search(
         self,

@@ -24,6 +24,11 @@ class Words:
         self.keywords = KeywordIndex()
         self._waiting: dict[str, Node] = {}
 
+    @property
+    def waiting(self) -> bool:
+        """Whether passages are left to take in."""
+        return bool(self._waiting)
+
     def put(self, node: Node) -> None:
         self._waiting[node.node_id] = node
 
@@ -33,10 +38,9 @@ class Words:
         self.lexicon.remove(node_id)
         self.keywords.remove(node_id)
 
-    def catch_up(self, most: int) -> bool:
-        """Take in at most so many changes; whether any are left."""
+    def catch_up(self, most: int) -> None:
+        """Take in at most so many passages."""
         for node_id in list(islice(self._waiting, most)):
             node = self._waiting.pop(node_id)
             self.lexicon.add(node_id, node.title, node.text)
             self.keywords.add(node_id, node.title, node.text)
-        return bool(self._waiting)

@@ -43,7 +43,7 @@ def run(answers: list[Answer], seed: int, parent: bytes | None, rules: Rules) ->
     )
     sessions = list(dict.fromkeys(a.session for a in answers))
     if len(answers) < LEAST_ANSWERS or len(sessions) < FOLDS:
-        return Result(None, False, 0.0, float("inf"), len(answers))
+        return Result(None, False, 0.0, math.inf, 0, len(answers))
     order = np.random.default_rng(seed).permutation(len(sessions))
     compared = []
     for fold in range(1 if len(answers) >= ONE_SPLIT_FROM else FOLDS):
@@ -53,7 +53,7 @@ def run(answers: list[Answer], seed: int, parent: bytes | None, rules: Rules) ->
             trial = _learn([a for a in answers if a.session not in held], before, seed)
             compared.append(_compared(asked, trial, before, rules))
     if not compared:  # a log without exploration says nothing of other routes
-        return Result(None, False, 0.0, math.inf, 0)
+        return Result(None, False, 0.0, math.inf, 0, len(answers))
     verdict = _Compared.joined(compared)
     gain, error = verdict.gain()
     passed = gain - SURE * error > 0
@@ -64,6 +64,7 @@ def run(answers: list[Answer], seed: int, parent: bytes | None, rules: Rules) ->
         gain,
         error,
         len(verdict.new),
+        len(answers),
         after.id if after else None,
         verdict.measures(),
     )

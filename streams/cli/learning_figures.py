@@ -46,7 +46,9 @@ def judge(
 def junk(
     context: typer.Context,
     interactions: Annotated[int, typer.Option(min=100)] = 10_000,
-    true_outcomes: Annotated[bool, typer.Option(help="judged by the truth, not by the cheap judge")] = False,
+    true_outcomes: Annotated[
+        bool, typer.Option(help="not the cheap judge: a third wrong at first, then the truth")
+    ] = False,
     seed: Annotated[int, typer.Option(help="all randomness follows from it")] = 1,
     json: Annotated[Path | None, typer.Option("--json", help="write the whole report to this file")] = None,
 ) -> None:

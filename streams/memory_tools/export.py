@@ -4,11 +4,11 @@ Invariant: the fold of `changes(read_export(file))` holds the very nodes, member
 were written; only places in the log (`Edge.applied`) are left behind, for they mean nothing in another log.
 A file whose content does not have the digest in its first line is not read.
 
-    {"memory": 1, "embedder": ..., "digest": ..., ...}    the head
+    {"memory": 2, "embedder": ..., "digest": ..., ...}    the head
     {"node": {..., "vector": "<base64 of float32>"}}       one for each member, the one that shows first
-    {"edge": {..., "learnt": {"<client>": strength}}}
+    {"edge": {..., "learnt": {"<client>": strength}, "evidence": {"<client>": strength}}}
 
-An outcome is not kept, its sum is: what a client has taught an edge comes back as one contribution at
+An outcome is not kept, its sums are: what a client has taught an edge comes back as one contribution at
 `learnt_at`, and contributions of nothing make up the count of outcomes.
 """
 
@@ -31,7 +31,7 @@ from ruvllm.schemas.ids import content_id
 from ruvllm.schemas.memory import EdgeAdded, EdgeContributed, EdgePruned, MemoryChange, NodeAdded
 from ruvllm.schemas.vector import decode_vector, encode_vector
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 
 _NODE = {field.name for field in fields(Node)}
 _EDGE = {field.name for field in fields(Edge)} - {"applied"}
@@ -40,7 +40,7 @@ _EDGE = {field.name for field in fields(Edge)} - {"applied"}
 class Head(Value):
     """The first line. `log` and `offsets` (partition -> next offset) say what it was folded from."""
 
-    memory: Literal[1] = FORMAT
+    memory: Literal[2] = FORMAT
     embedder: str
     dimension: int
     half_life_s: float
@@ -258,6 +258,7 @@ def _edge_changes(edge: Edge, origin: str) -> Iterator[MemoryChange]:
             made_by=f"import-{origin[:16]}",
             client=client,
             amount=amount,
+            evidence=edge.evidence.get(client, 0.0) if number < len(sums) else 0.0,
             outcomes=sign if number < abs(edge.outcomes) else 0,
         )
     if edge.pruned:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from ruvllm.errors import InvalidRequest
-from ruvllm.models.memory.edge_strength import decayed
+from ruvllm.models.memory.edges import by_client
 from ruvllm.models.memory.node import Edge, Node
 from ruvllm.models.memory.store import Memory
 
@@ -27,7 +27,7 @@ Order = Literal["weight", "use"]
 
 @dataclass(frozen=True)
 class EdgeFacts:
-    """An edge. `learnt`: client -> strength now; `use` counts the outcomes it was learnt from.
+    """An edge. `learnt`: client -> what it counts now; `use` counts the outcomes it was learnt from.
 
     `leads`: whether retrieval follows it; not if it is pruned or its outcomes left it without weight.
     """
@@ -221,7 +221,6 @@ def top_edges(
 
 
 def of_edge(memory: Memory, edge: Edge, now: float) -> EdgeFacts:
-    elapsed_s = now - edge.learnt_at
     return EdgeFacts(
         edge_id=edge.edge_id,
         relation=edge.relation,
@@ -229,7 +228,7 @@ def of_edge(memory: Memory, edge: Edge, now: float) -> EdgeFacts:
         target=edge.target,
         weight=memory.weight_of(edge, now),
         birth_weight=None if edge.born_at is None else edge.birth_weight,
-        learnt={c: decayed(s, elapsed_s, memory.half_life_s) for c, s in sorted(edge.learnt.items())},
+        learnt=dict(sorted(by_client(edge, now, memory.half_life_s).items())),
         use=edge.outcomes,
         leads=memory.leads(edge, now),
         pruned=edge.pruned,

@@ -3,8 +3,11 @@
 Questions are about sentences of a corpus; they repeat, the common ones often. Good answers say the sentence
 in another order, or copy it (recalled text, which must not be written back); bad ones are sentences of other
 passages, sentences with a number or a name changed, and sentences mixed from two. Each interaction goes
-through the judge (or is judged by the truth) and through reinforce; then it is counted what was kept and
-who made it. Junk is a node that only badly answered interactions made.
+through the judge and through reinforce; then it is counted what was kept and who made it. Junk is a node that
+only badly answered interactions made.
+
+In place of the judge there can be the truth. It comes as it does from users: a third of the first verdicts are
+wrong, and the truth follows as a revision, so memory has to take back what it learnt.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +47,9 @@ KINDS = ("reworded", "copied", "elsewhere", "altered", "mixed")
 WEIGHTS = (0.25, 0.25, 0.2, 0.2, 0.1)
 GOOD = frozenset({"reworded", "copied"})
 SERVED = 4
+MISTAKEN = 1 / 3
+TOLD_AFTER = 50
+"""Interactions between a wrong verdict and the truth."""
 TENANT = "default"
 BEGAN = datetime(2030, 1, 1, tzinfo=UTC)
 ORIGIN = Origin(topic="junk", partition=0, offset=0)
@@ -77,8 +84,15 @@ async def bench_junk(embedder: Embedder, corpus: Path, *, interactions: int, jud
     popularity = [1 / (rank + 1) for rank in range(len(askings))]  # Zipf: the common ones come often
     draws.shuffle(askings)
     kinds: dict[str, str] = {}
+    mistakes, untold = random.Random(seed), deque[Judged]()
     started = time.perf_counter()
-    changes = 0
+    changes = count()
+
+    async def learn(outcome: Judged) -> None:
+        for emit in (await keeper.handle(outcome, ORIGIN)).emits:
+            if isinstance(emit.event, MemoryChange):
+                fold(memory, emit.event, next(changes))
+
     for number in range(interactions):
         clock.at = BEGAN + timedelta(minutes=number)
         (asking,) = draws.choices(askings, popularity)
@@ -88,12 +102,19 @@ async def bench_junk(embedder: Embedder, corpus: Path, *, interactions: int, jud
         if kind == "copied" and asking.passage not in [h.node.node_id for h in hits]:
             kind = "reworded"  # nobody can copy what was not served
         answer = _answer(kind, asking, askings, draws)
-        outcome = _outcome(number, asking, answer, kind, vector, hits, embedder.name, judging, clock.now())
+        outcome = _outcome(number, asking, answer, vector, hits, embedder.name, clock.now())
         kinds[outcome.interaction_id] = kind
-        for emit in (await keeper.handle(outcome, ORIGIN)).emits:
-            if isinstance(emit.event, MemoryChange):
-                fold(memory, emit.event, changes)
-                changes += 1
+        if judging is not None:
+            await learn(_judged(outcome, judging, hits))
+            continue
+        good = kind in GOOD
+        if len(untold) > TOLD_AFTER:
+            await learn(untold.popleft())
+        mistaken = mistakes.random() < MISTAKEN
+        await learn(_told(outcome, good != mistaken, asking, revision=0))
+        untold.append(_told(outcome, good, asking, revision=1))
+    while untold:
+        await learn(untold.popleft())
     return report(
         "ruvllm bench junk",
         seed=seed,
@@ -162,20 +183,12 @@ def _outcome(
     number: int,
     asking: Asking,
     answer: str,
-    kind: str,
     vector: Float32s,
     hits: Sequence[Hit],
     embedder: str,
-    judging: Judge | None,
     now: datetime,
 ) -> Judged:
-    if judging is not None:
-        shown = tuple(Shown(h.node.node_id, h.node.text) for h in hits)
-        judged = judging.judge(Item(asking.question, answer, shown, abstained=False, confidence=0.7))
-        quality, support = judged.quality, judged.support
-    else:
-        quality = float(kind in GOOD)
-        support = {h.node.node_id: float(kind in GOOD and h.node.node_id == asking.passage) for h in hits}
+    """An interaction's outcome before anything is known of it."""
     return Judged(
         tenant=TENANT,
         session=f"s{number}",
@@ -183,24 +196,35 @@ def _outcome(
         time=now,
         interaction_id=f"ix{number}",
         revision=0,
-        quality=quality,
-        success=quality,
-        by="task" if judging is None else "cheap",
+        quality=0.0,
+        success=0.0,
+        by="task",
         client=f"client-{number % 50}",
         question=asking.question,
         query_vector=vector,
         embedder=embedder,
         answer=answer,
         served=tuple(
-            Served(
-                node_id=h.node.node_id,
-                node_kind="document",
-                similarity=h.similarity,
-                support=min(1.0, support.get(h.node.node_id, 0.0)),
-            )
-            for h in hits
+            Served(node_id=h.node.node_id, node_kind="document", similarity=h.similarity, support=0.0) for h in hits
         ),
     )
+
+
+def _judged(outcome: Judged, judging: Judge, hits: Sequence[Hit]) -> Judged:
+    """By the cheap judge."""
+    shown = tuple(Shown(h.node.node_id, h.node.text) for h in hits)
+    judged = judging.judge(Item(outcome.question, outcome.answer, shown, abstained=False, confidence=0.7))
+    return _with(outcome, judged.quality, judged.support, by="cheap")
+
+
+def _told(outcome: Judged, good: bool, asking: Asking, *, revision: int) -> Judged:
+    """By somebody who says whether the answer is good."""
+    return _with(outcome, float(good), {asking.passage: float(good)}, revision=revision)
+
+
+def _with(outcome: Judged, quality: float, support: Mapping[str, float], **facts: object) -> Judged:
+    served = tuple(s.model_copy(update={"support": min(1.0, support.get(s.node_id, 0.0))}) for s in outcome.served)
+    return outcome.model_copy(update={"quality": quality, "success": quality, "served": served, **facts})
 
 
 def _counts(memory: Memory, kinds: Mapping[str, str]) -> dict[str, Any]:

@@ -20,19 +20,24 @@ ORIGIN = Origin(topic="outcome.judged", partition=0, offset=0)
 
 
 class World:
-    """Memory and the keeper of one partition; every change goes through the fold, numbered as in a log."""
+    """Memory and the keeper of one partition; every change goes through the fold, numbered as in a log.
 
-    def __init__(self, rules: ReinforcementRules | None = None) -> None:
+    `lag`: so many changes the keeper's view of memory is behind the log; `catch_up` ends that.
+    """
+
+    def __init__(self, rules: ReinforcementRules | None = None, *, lag: int = 0) -> None:
         self.embedder = HashingEmbedder()
         self.clock = ManualClock()
         self.memory = Memory(self.embedder.name, self.embedder.dimension)
         self._rules = rules or ReinforcementRules()
+        self.lag = lag
         self.changes: list[MemoryChange] = []
+        self.folded = 0
         self.states: list[ReinforcementState] = []
         self.restart()
 
     def offsets(self) -> dict[str, int]:
-        return {"0": len(self.changes)}
+        return {"0": self.folded}
 
     def restart(self) -> None:
         """Another owner takes over: it knows what its predecessor's records say."""
@@ -76,17 +81,27 @@ class World:
         return Judged.model_validate({**given, **facts})
 
     def learn(self, *outcomes: Judged) -> list[MemoryChange]:
-        """Hand outcomes to the keeper and fold what follows; the changes."""
+        """Hand outcomes to the keeper and fold what follows, as far as the view has come; the changes."""
         new: list[MemoryChange] = []
         for outcome in outcomes:
             for emit in asyncio.run(self.keeper.handle(outcome, ORIGIN)).emits:
                 if isinstance(emit.event, MemoryChange):
-                    fold(self.memory, emit.event, len(self.changes))
                     self.changes.append(emit.event)
                     new.append(emit.event)
                 elif isinstance(emit.event, ReinforcementState):
                     self.states.append(emit.event)
+            self._fold_to(len(self.changes) - self.lag)
         return new
+
+    def catch_up(self) -> None:
+        """The view has come to the log's end, and stays there."""
+        self.lag = 0
+        self._fold_to(len(self.changes))
+
+    def _fold_to(self, end: int) -> None:
+        while self.folded < end:
+            fold(self.memory, self.changes[self.folded], self.folded)
+            self.folded += 1
 
     def weight(self, edge_id: str, after: timedelta = timedelta()) -> float:
         edge = self.memory.edge("default", edge_id)

@@ -318,6 +318,7 @@ SAMPLES: tuple[Event, ...] = (
         client="c-7",
         amount=-0.25,
         outcomes=1,
+        evidence=None,  # version 1 began without it
     ),
     EdgePruned(**MEMORY, edge_id="e-1", reason="its outcomes left it without weight"),
     MemoryFolded(tenant="harbour", time=TIME, view_id="answer-1", offsets={"0": 7}),

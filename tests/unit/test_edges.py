@@ -20,11 +20,11 @@ def edge(applied=-1):
     return Edge("e", "default", "a", "b", "co_retrieved", applied=applied)
 
 
-def learnt(contributions, **options):
-    """Edges after (client, amount, at) contributions, in this order."""
+def learnt(contributions):
+    """Edges after (client, amount, at[, outcomes[, evidence]]) contributions, in this order."""
     edges = Edges(HALF_LIFE)
-    for client, amount, at in contributions:
-        edges.contribute(edge(), client, amount, at, 1)
+    for client, amount, at, *facts in contributions:
+        edges.contribute(edge(), client, amount, at, *(facts or (1,)))
     return edges
 
 
@@ -66,10 +66,19 @@ def test_any_order_of_contributions_gives_the_same_weight(contributions, draws):
 
 @given(CONTRIBUTIONS, st.tuples(st.just("x"), st.floats(-1, 1), st.floats(NOW - 100 * DAY, NOW)))
 def test_what_is_taken_back_leaves_no_trace(contributions, mistaken):
-    # given an outcome that was a mistake; when its opposite is added; then the weight is as if it had not been
+    # given an outcome that was a mistake; when it is taken back; then the weight is as if it had not been
     client, amount, at = mistaken
-    undone = learnt([*contributions, mistaken, (client, -amount, at)])
+    undone = learnt([*contributions, mistaken, (client, -amount, at, -1)])
     assert weight(undone) == pytest.approx(weight(learnt(contributions)), abs=1e-9)
+
+
+@given(CONTRIBUTIONS, st.tuples(st.just("x"), st.floats(-1, 1), st.floats(NOW - 100 * DAY, NOW)), st.floats(-1, 1))
+def test_a_revision_has_the_effect_of_the_difference(contributions, first, second):
+    # given an outcome; when it is revised by the difference; then the weight is as if it had been so at once
+    client, amount, at = first
+    revision = (client, second - amount, at, 0, abs(second) - abs(amount))
+    at_once = learnt([*contributions, (client, second, at)])
+    assert weight(learnt([first, *contributions, revision])) == pytest.approx(weight(at_once), abs=1e-9)
 
 
 def test_one_client_can_move_an_edge_so_far_and_no_further():
@@ -78,6 +87,29 @@ def test_one_client_can_move_an_edge_so_far_and_no_further():
     assert weight(praised) == pytest.approx(1 - math.exp(-CLIENT_BOUND))
     # then another client's word still counts
     assert weight(learnt([("x", -1.0, NOW)] * 100 + [("y", CLIENT_BOUND, NOW), ("z", 1.0, NOW)])) > 0.6
+
+
+def test_a_client_that_was_heard_often_is_heard_still():
+    # given fifty good outcomes of one client; when bad ones follow; then each of them tells, in proportion
+    good = [("x", math.log(2), NOW)] * 50
+    weights = [weight(learnt([*good, *[("x", -math.log(2), NOW)] * bad])) for bad in (0, 1, 5, 25, 50)]
+    assert weights == pytest.approx([1 - math.exp(-CLIENT_BOUND * (50 - b) / (50 + b)) for b in (0, 1, 5, 25, 50)])
+    # and time takes from the old ones: after two half-lives a quarter as many outweigh them
+    later = NOW + 2 * HALF_LIFE
+    assert weight(learnt([*good, *[("x", -math.log(2), later)] * 13]), later) == 0.0
+
+
+@given(CONTRIBUTIONS, st.floats(0.01, 1))
+def test_a_good_outcome_never_weakens_and_a_bad_one_never_strengthens(contributions, amount):
+    # given an edge and what it has learnt; when one more outcome comes; then it tells its way or not at all
+    before = weight(learnt(contributions))
+    assert weight(learnt([*contributions, ("x", amount, NOW)])) >= before - 1e-9
+    assert weight(learnt([*contributions, ("x", -amount, NOW)])) <= before + 1e-9
+
+
+def test_what_was_logged_before_evidence_was_keeps_the_bound():
+    # given a revision that says nothing of evidence, as version 1 began; when weighed; then no client goes further
+    assert weight(learnt([("x", 0.1, NOW), ("x", 5.0, NOW, 0)])) == pytest.approx(1 - math.exp(-CLIENT_BOUND))
 
 
 def test_a_contribution_that_is_delivered_again_changes_nothing():

@@ -33,7 +33,9 @@ class Bench:
     def restart(self):
         self.desk = JudgeDesk(Judge(packaged_weights(), EMBEDDER.embed), ManualClock(), self.rules)
         for emit in self.written:
-            if isinstance(emit.event, JudgementState) and not emit.tombstone:
+            if emit.tombstone:
+                self.desk.forget(emit.event.record_key)
+            elif isinstance(emit.event, JudgementState):
                 self.desk.apply(emit.event)
 
     def meet(self, *events):
@@ -185,6 +187,30 @@ def test_requests_are_kept_up_to_a_bound_and_then_forgotten_with_a_tombstone():
     bench = Bench(costly=False, interactions_kept=2)
     bench.meet(*[interaction(r) for r in ("r-1", "r-2", "r-3")])
     assert [e.event.request_id for e in bench.written if e.tombstone] == ["r-1"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_ratings_of_requests_that_nobody_made_push_out_no_answer(restarted):
+    # given a desk that keeps two answers and waits for one request; when five are rated that nobody made
+    bench = Bench(costly=False, interactions_kept=2, requests_waited_for=1)
+    bench.meet(interaction("r-1"), interaction("r-2"))
+    bench.meet(*[rating(f"f-{i}", f"made-up-{i}", rating=1) for i in range(5)])
+    # then only such are forgotten, by tombstones, and both answers can still be rated
+    assert [e.event.request_id for e in bench.written if e.tombstone] == [f"made-up-{i}" for i in range(4)]
+    if restarted:
+        bench.restart()
+    for number in (1, 2):
+        (outcome, _) = bench.meet(rating(f"f-of-{number}", f"r-{number}", rating=5))
+        assert (outcome.request_id, outcome.quality, outcome.revision) == (f"r-{number}", 1.0, 1)
+
+
+def test_an_answer_that_came_waits_no_longer():
+    # given a request that was rated first; when its answer and a rating of another request come; then it is kept
+    bench = Bench(costly=False, requests_waited_for=1)
+    bench.meet(rating(rating=5), interaction(), rating("f-2", "r-2", rating=1))
+    assert [e.event.request_id for e in bench.written if e.tombstone] == []
+    bench.restart()
+    assert bench.meet(rating("f-3", rating=1))[0].quality == 0.0
 
 
 WAVERING = [

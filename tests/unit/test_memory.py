@@ -130,6 +130,42 @@ def keys(found):
     return [key for key, _ in found]
 
 
+def test_words_are_taken_in_for_all_tenants_together():
+    # given three tenants with three passages each; when words of five are taken in; then of no more than five
+    memory = memory_of(*[node(f"{t}{i}", tenant=t) for t in "tuv" for i in range(3)])
+    assert memory.catch_up(5)
+    taken = {t: sum(f"{t}{i}" in memory.words(t).lexicon for i in range(3)) for t in "tuv"}
+    assert sum(taken.values()) <= 5
+    assert min(taken.values()) >= 1
+    # and with time all are
+    while memory.catch_up(2):
+        pass
+    assert all(f"{t}{i}" in memory.words(t).lexicon for t in "tuv" for i in range(3))
+
+
+def test_a_graph_grows_in_steps_and_answers_when_it_is_whole(tmp_path):
+    # given an index that reaches its threshold one vector at a time, losing some that its graph has and some that wait
+    vectors, query = clustered(400), clustered(1, seed=5)[0]
+    index, exact = VectorIndex(64, exact_below=300), VectorIndex(64, exact_below=10**9)
+    whole_from = None
+    for i, vector in enumerate(vectors):
+        for each in (index, exact):
+            each.add(f"k{i:05d}", vector)
+            if i == 305:
+                each.remove("k00003")
+                each.remove("k00299")
+        # when searched meanwhile; then as exactly as by a scan
+        if whole_from is None and index.save_graph(tmp_path / "graph"):
+            whole_from = i
+        if whole_from is None:
+            assert index.search(query, 10) == exact.search(query, 10)
+    # and no vector waited for all others: twenty went in with each from the 300th on
+    assert whole_from is not None
+    assert 310 <= whole_from <= 320
+    assert recall(index, exact, clustered(50, seed=1), 10) >= 0.95
+    assert not {"k00003", "k00299"} & set(keys(index.search(vectors[3], 400)))
+
+
 @pytest.mark.parametrize("exact_below", [50, 10**9], ids=["graph", "scan"])
 def test_keys_can_be_replaced_and_removed(exact_below):
     # given an index of which a third is replaced, a third removed and half of that put again

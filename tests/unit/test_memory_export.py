@@ -230,7 +230,7 @@ def test_an_export_of_another_embedder_is_no_part_of_this_memory(tmp_path, other
         (lambda lines: [lines[0], b'{"leaf": {}}', *lines[1:]], "line 2: neither a node nor an edge: 'leaf'"),
         (lambda lines: [lines[0], b"[1]", *lines[1:]], "line 2"),
         (lambda lines: lines[1:], "line 1 is not the head"),
-        (lambda lines: [lines[0].replace(b'"memory":1', b'"memory":2'), *lines[1:]], "line 1 is not the head"),
+        (lambda lines: [lines[0].replace(b'"memory":2', b'"memory":1'), *lines[1:]], "line 1 is not the head"),
         (lambda lines: [b"\xff"], "line 1 is not the head"),
         (lambda lines: [], "line 1 is not the head"),
     ],

@@ -62,7 +62,7 @@ def graphs_are_refused(monkeypatch):
     def refuse(self):
         raise AssertionError("the index was built again")
 
-    monkeypatch.setattr("ruvllm.models.memory.vector_index.VectorIndex._build_graph", refuse)
+    monkeypatch.setattr("ruvllm.models.memory.vector_index.VectorIndex._begin_graph", refuse)
 
 
 def test_what_was_saved_is_loaded(tmp_path):

@@ -10,11 +10,14 @@ from ruvllm.errors import RuvllmError
 from ruvllm.models.embedding import HashingEmbedder
 from ruvllm.models.memory.node import Node
 from ruvllm.models.memory.store import Memory
+from ruvllm.schemas.memory import NodeAdded
+from ruvllm.schemas.wire import encode
 from ruvllm.streams import memory_view
 from ruvllm.streams.memory_view import MemoryView
 from ruvllm.streams.metrics import Metrics
+from ruvllm.streams.records import Record
 from ruvllm.streams.topology import client_names
-from tests.manual_clock import ManualClock
+from tests.manual_clock import START, ManualClock
 
 EMBEDDER = HashingEmbedder(dimension=16)
 LOG = "cluster/t.memory.changed.v1"
@@ -126,6 +129,34 @@ async def test_a_view_ends_when_its_log_is_replaced_under_it(tmp_path, log, span
     again = View(tmp_path)
     await again._go_on(LOG, SPANS)
     assert again.offsets() == {"0": 5}
+
+
+async def test_the_loop_waits_for_no_change_of_memory(tmp_path):
+    # given a search that holds memory, and a change that has come
+    searching, go_on = threading.Event(), threading.Event()
+    view = View(tmp_path)
+
+    def search():
+        with view.memory.lock:
+            searching.set()
+            go_on.wait(5)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    assert await asyncio.to_thread(searching.wait, 5)
+    (vector,) = EMBEDDER.embed(["fog"])
+    facts = {"node_id": "n", "node_kind": "document", "title": "", "text": "fog", "vector": vector}
+    value = encode(NodeAdded(time=START, change_id="ch", embedder=EMBEDDER.name, **facts))
+    record = Record(topic="memory.changed", partition=0, key=b"n", value=value, offset=7)
+    # when it is folded; then the loop goes on meanwhile
+    folding = asyncio.create_task(view._take_in([record]))
+    await asyncio.wait({folding}, timeout=0.05)
+    assert not folding.done()
+    # and the change is there once the search is over
+    go_on.set()
+    await folding
+    thread.join()
+    assert view.memory.node("default", "n").text == "fog"
 
 
 async def test_stopping_waits_for_the_save_under_way(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Loop A: outcomes strengthen, weaken, remember and take back (specification 2.1, 4.2.7)."""
 
+import asyncio
+import threading
 from datetime import timedelta
 
 import pytest
@@ -10,7 +12,7 @@ from ruvllm.agents.memory_fold import fold
 from ruvllm.agents.reinforce import ReinforcementRules
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.memory import EdgePruned, NodeMerged, NodeRetracted, name_edge
-from tests.unit.loop_a import World
+from tests.unit.loop_a import ORIGIN, World
 
 
 @pytest.fixture
@@ -83,6 +85,31 @@ def test_recalled_text_is_never_written_back(world):
     assert world.nodes("answer") == []
 
 
+def evidence(world, edge_id):
+    return world.memory.edge("default", edge_id).evidence
+
+
+async def test_the_loop_waits_for_no_memory_that_is_held(world):
+    # given memory that a snapshot holds; when an outcome is learnt from; then other stages go on meanwhile
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with world.memory.lock:
+            held.set()
+            go_on.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert await asyncio.to_thread(held.wait, 5)
+    learning = asyncio.create_task(world.keeper.handle(world.outcome("q", 1.0, {"a": 1.0}), ORIGIN))
+    await asyncio.wait({learning}, timeout=0.05)
+    assert not learning.done()
+    # and it is carried out afterwards
+    go_on.set()
+    assert (await learning).emits
+    thread.join()
+
+
 def test_redelivery_changes_nothing(world):
     # given an outcome that was learnt; when it comes again, to this owner and to its successor
     outcome = world.outcome("q", 1.0, {"a": 1.0, "b": 1.0})
@@ -107,6 +134,7 @@ def test_a_revision_has_the_effect_of_the_difference(world):
     fresh.link("a", "b")
     fresh.learn(fresh.outcome("q", 0.2, {"a": 1.0, "b": 1.0}))
     assert world.weight(edge) == pytest.approx(fresh.weight(edge), abs=1e-9)
+    assert evidence(world, edge) == pytest.approx(evidence(fresh, edge), abs=1e-9)
     # and what was remembered is taken back
     assert {type(c) for c in changes} >= {NodeRetracted}
     assert world.nodes("question") == []
@@ -169,12 +197,67 @@ def test_an_edge_that_failed_too_often_is_pruned(world):
     assert world.memory.expand("default", ["a"], hops=1, now=world.clock.now().timestamp()) == []
 
 
+# --- a view that is behind ------------------------------------------------------------------------
+
+
+def test_an_edge_is_not_pruned_for_what_the_view_had_not_seen(world):
+    # given an edge that two bad outcomes wore thin, and a good one of which the view knows nothing yet
+    edge = world.link("a", "b")
+    bad = {"quality": 0.3, "served": {"a": 0.0, "b": 0.0}}
+    world.learn(world.outcome("q1", client="x", **bad), world.outcome("q2", client="y", **bad))
+    world.lag = 10**9
+    world.learn(world.outcome("q3", 1.0, {"a": 1.0, "b": 1.0}, client="w"))
+    # when a third bad one makes the view believe that nothing is left of it
+    changes = world.learn(world.outcome("q4", client="z", **bad))
+    assert EdgePruned in {type(c) for c in changes}
+    # then the edge lives on with what the good outcome gave
+    world.catch_up()
+    assert not world.memory.edge("default", edge).pruned
+
+
+def test_a_revision_that_comes_before_its_first_is_seen_has_the_effect_of_the_difference():
+    # given a view that sees nothing of what is learnt; when a good answer turns out bad
+    world = World(lag=10**9)
+    world.passage("a", "Machine learning is a subset of AI.")
+    world.passage("b", "Neural networks are models of machine learning.")
+    edge = world.link("a", "b")
+    world.learn(world.outcome("q", 1.0, {"a": 1.0, "b": 1.0}))
+    world.learn(world.outcome("q", 0.2, {"a": 1.0, "b": 1.0}, revision=1))
+    world.catch_up()
+    # then nothing that was remembered is left, and the edge is weaker than at its birth
+    assert world.nodes("question") == []
+    assert world.weight(learned("co_retrieved", "a", "b")) == 0.0
+    assert 0.0 < world.weight(edge) < 0.5
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from(["q1", "q2", "q3"]), st.floats(0, 1), st.integers(0, 12)), max_size=8))
+def test_memory_has_learnt_the_last_revisions_however_far_the_view_is_behind(given_outcomes):
+    # given outcomes and revisions, each decided with a view that is some changes behind
+    world = World()
+    world.passage("a", "Machine learning is a subset of AI.")
+    world.passage("b", "Neural networks are models of machine learning.")
+    world.link("a", "b")
+    revisions = {}
+    for request_id, quality, world.lag in given_outcomes:
+        revision = revisions[request_id] = revisions.get(request_id, -1) + 1
+        world.learn(world.outcome(request_id, quality, {"a": quality, "b": 1.0}, revision=revision))
+    world.catch_up()
+    # then what memory holds is what the last state of each interaction says, counted once
+    last = {state.interaction_id: state for state in world.states}.values()
+    wanted, nodes = {}, set()
+    for state in last:
+        nodes |= {(node_id, state.interaction_id) for node_id in state.nodes}
+        for edge_id, contribution in state.contributions.items():
+            wanted[edge_id] = wanted.get(edge_id, 0.0) + contribution.amount
+    contents = world.memory.contents()
+    found = {edge.edge_id: sum(edge.learnt.values()) for edge in contents.edges}
+    assert all(found[edge_id] == pytest.approx(wanted.get(edge_id, 0.0), abs=1e-9) for edge_id in {*found, *wanted})
+    assert {(n.node_id, n.made_by) for n in contents.nodes if n.made_by} == nodes
+
+
 def test_states_are_bounded_and_forgotten_with_a_tombstone():
     # given a keeper of two interactions; when a third comes; then the longest known is forgotten
-    import asyncio
-
-    from tests.unit.loop_a import ORIGIN
-
     world = World(ReinforcementRules(interactions_kept=2))
     world.passage("a", "It was so.")
     emits = []

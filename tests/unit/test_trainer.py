@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ruvllm.agents.rankers import AttentionCourse
+from ruvllm.agents.lessons import AttentionCourse
 from ruvllm.errors import MissingRequirement
 from ruvllm.schemas.training import TrainingRecorded, Verdict
 from ruvllm.streams import trainer

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruvllm.agents.rankers import AttentionCourse, Rankers
+from ruvllm.agents.lessons import AttentionCourse
+from ruvllm.agents.rankers import Rankers
 from ruvllm.errors import InvalidRequest
 from ruvllm.models.attention.candidate_graph import HYBRID, NODE_FEATURES, PAIR_FEATURES, CandidateGraph
 from ruvllm.models.attention.graph_attention import Shape, initial
@@ -91,6 +92,15 @@ def test_a_run_over_noise_is_held_back():
     assert sum(passed) <= 1
 
 
+def test_a_damaged_lesson_teaches_nothing_and_fails_no_run():
+    # given lessons of which one was cut; when run; then it is as if that one had not been there
+    lessons = telling(30)
+    cut = Lesson(lessons[7].graph[:-4], lessons[7].credit)
+    found = run([*lessons[:7], cut, *lessons[8:]], seed=1)
+    assert found.examples == 29
+    assert found.gain == run([*lessons[:7], *lessons[8:]], seed=1).gain
+
+
 def test_too_few_lessons_are_held_back():
     # given nineteen lessons; when run; then there is no verdict and no checkpoint
     assert not run(telling(19), seed=1).passed
@@ -117,11 +127,12 @@ def test_the_last_choice_serves_and_a_foreign_checkpoint_does_not():
     assert rankers.current() is None
 
 
-def interaction(request_id, second, packed):
+def interaction(request_id, second, packed, tenant="harbour", client=None):
     candidates = Candidates(node_ids=tuple(f"n{i}" for i in range(10)), graph=packed, likeness=0.0)
     retrieval = INTERACTION.retrieval.model_copy(update={"candidates": candidates})
     time = START.replace(second=second)
-    return INTERACTION.model_copy(update={"interaction_id": request_id, "retrieval": retrieval, "time": time})
+    who = {"tenant": tenant, "request": INTERACTION.request.model_copy(update={"client": client})}
+    return INTERACTION.model_copy(update={"interaction_id": request_id, "retrieval": retrieval, "time": time, **who})
 
 
 def credited(interaction_id, revision, credit):
@@ -146,6 +157,48 @@ def test_lessons_are_in_order_and_take_the_last_revision():
     assert [np.flatnonzero(lesson.credit).tolist() for lesson in found] == [[2], [1]]
     assert gathered(asked, told, most=1) == found[-1:]
     assert len({lesson.question for lesson in found}) == 1  # both asked the same
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return telling(1)[0].graph
+
+
+def who_taught(asked, most):
+    """What is kept of interactions, told apart by which candidate has their credit."""
+    told = [credited(event.interaction_id, 0, {f"n{place}": 1.0}) for place, event in enumerate(asked)]
+    found = gathered(asked, told, most)
+    return [asked[int(np.argmax(lesson.credit))].interaction_id for lesson in found]
+
+
+def test_neither_a_tenant_nor_a_client_fills_what_is_learnt_from(packed):
+    # given a tenant with a loud client and a quiet one, and a tenant that asked less and earlier
+    loud = [interaction(f"loud{i}", 10 + i, packed, "harbour", "loud") for i in range(6)]
+    quiet = [interaction("quiet", 5, packed, "harbour", "quiet")]
+    other = [interaction(f"other{i}", i, packed, "mill") for i in range(2)]
+    # when there are fewer places than lessons; then all are heard, each with its newest, in order of time
+    assert who_taught([*loud, *quiet, *other], most=4) == ["other0", "other1", "quiet", "loud5"]
+    # and places that nobody else wants are taken
+    assert who_taught([*loud, *quiet, *other], most=6) == ["other0", "other1", "quiet", "loud3", "loud4", "loud5"]
+    assert who_taught(loud, most=3) == ["loud3", "loud4", "loud5"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 5)), max_size=10),
+    st.integers(1, 6),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_learnt_from_does_not_hang_on_the_order_of_reading(packed, rows, most, draws):
+    # given interactions of several tenants and clients; when read in another order; then the same are kept
+    asked = [interaction(f"ix{i}", at, packed, tenant, client) for i, (tenant, client, at) in enumerate(rows)]
+    again = draws.sample(asked, len(asked))
+    assert sorted(who_taught(asked, most)) == sorted(who_taught(again, most))
+    # and each tenant has its share, or all that it wants
+    kept = [next(e.tenant for e in asked if e.interaction_id == name) for name in who_taught(asked, most)]
+    for tenant in {row[0] for row in rows}:
+        wanted = sum(row[0] == tenant for row in rows)
+        assert kept.count(tenant) >= min(wanted, most // 2)
 
 
 def gathered(asked, told, most):
