@@ -15,7 +15,7 @@ from datetime import datetime
 
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.desk_state import DeskState
-from ruvllm.agents.ending import interaction_of, response_to, submission_of
+from ruvllm.agents.ending import interaction_of, response_to, router_state_after, submission_of
 from ruvllm.agents.outbox import Outbox
 from ruvllm.errors import DeadlineExceeded, InvalidRequest, RuvllmError, SessionQueueFull
 from ruvllm.schemas.event import Event
@@ -26,7 +26,6 @@ from ruvllm.schemas.flow import (
     Generated,
     InFlight,
     Origin,
-    RouterState,
     SessionState,
     Turn,
     interaction_id,
@@ -176,13 +175,7 @@ class Desk:
         changes: dict[str, object] = {"in_flight": None, "answered": state.answered + 1}
         if answer is not None:
             changes["history"] = self._longer_history(state.history, answer)
-            changes["router_state"] = RouterState(
-                checkpoint=answer.route.checkpoint,
-                hidden=answer.route.hidden,
-                tier=answer.route.tier,
-                confidence=answer.generation.confidence,
-                finish_reason=answer.generation.finish_reason,
-            )
+            changes["router_state"] = router_state_after(state.router_state, answer)
         state = state.model_copy(update=changes)
         now = self._clock.now()
         while state.waiting:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ruvllm.schemas.flow import Admitted, Failed, Generated, Interaction, Origin, Turn, interaction_id
+from ruvllm.schemas.flow import Admitted, Failed, Generated, Interaction, Origin, RouterState, Turn, interaction_id
 from ruvllm.schemas.request import Fault, Response, Source
 
 SNIPPET_CHARS = 280
+TURNS_KEPT = 4
+"""Of a session, whose features are kept: another checkpoint makes its state from them."""
 
 
 def submission_of(event: Turn | Admitted | Failed) -> tuple[Origin | None, str | None]:
@@ -48,6 +50,21 @@ def response_to(
         memory_offsets=answer.retrieval.memory_offsets,
         usage=answer.generation.usage,
         latency_ms={**answer.latency_ms, **total},
+        finish_reason=answer.generation.finish_reason,
+    )
+
+
+def router_state_after(before: RouterState | None, answer: Generated) -> RouterState:
+    """What the router knows of a session once a turn of it is answered."""
+    route = answer.route
+    earlier = before.features if before is not None and before.features_version == route.features_version else ()
+    return RouterState(
+        checkpoint=route.checkpoint,
+        hidden=route.hidden,
+        features=(*earlier, route.features)[-TURNS_KEPT:],
+        features_version=route.features_version,
+        tier=route.tier,
+        confidence=answer.generation.confidence,
         finish_reason=answer.generation.finish_reason,
     )
 

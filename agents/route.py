@@ -7,12 +7,13 @@ from collections.abc import Collection
 from typing import Protocol
 
 from ruvllm.agents.clock import Clock
+from ruvllm.models.router.checkpoint import Checkpoint
 from ruvllm.models.router.fastgrnn import Float32s
 from ruvllm.models.router.features import FEATURES_VERSION, FORM, request_features, with_past
 from ruvllm.models.router.past_outcomes import Outlook
 from ruvllm.models.router.policy import Router
 from ruvllm.models.router.signals import Hit, MemorySignals, PreviousTurn
-from ruvllm.schemas.flow import Expected, Retrieved, Route, Routed
+from ruvllm.schemas.flow import Expected, Retrieved, Route, Routed, RouterState
 
 
 class PastSource(Protocol):
@@ -32,7 +33,8 @@ async def route(
 ) -> Routed:
     """Decide for one request. Raises UnknownTier or ModelUnavailable if no permitted tier is served.
 
-    The hidden state of another checkpoint means nothing to this one and is left out. The draw's seed
+    The hidden state of another checkpoint means nothing to this one: its own is made from what the session's last
+    turns looked like. The draw's seed
     follows from the interaction id: a redelivered request takes the same route.
     """
     now = clock.now()
@@ -56,10 +58,9 @@ async def route(
     if past is not None:
         outlook = past.outlook(event.tenant, event.retrieval.query_vector, features[FORM])
         features = with_past(features, outlook)
-    known = before is not None and before.checkpoint == router.checkpoint.id
     decision = router.decide(
         features,
-        before.hidden if before is not None and known else None,
+        _hidden(before, router.checkpoint),
         available_tiers=available_tiers,
         allowed_tiers=constraints.allowed_tiers,
         temperature=constraints.temperature,
@@ -88,3 +89,14 @@ async def route(
         seed=decision.seed,
     )
     return event.followed_by(Routed, time=now, route=chosen)
+
+
+def _hidden(before: RouterState | None, checkpoint: Checkpoint) -> Float32s | None:
+    """The session's state under a checkpoint, None at its start or where nothing of it can be read."""
+    if before is None:
+        return None
+    if before.checkpoint == checkpoint.id:
+        return before.hidden
+    if before.features_version != FEATURES_VERSION or not before.features:
+        return None
+    return checkpoint.after(before.features)

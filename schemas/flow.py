@@ -65,11 +65,13 @@ class RatingAccepted(RequestEvent):
 
 class RouterState(Value):
     """What the router knows of a session: its hidden state, the checkpoint that it means something
-    to, and how the last turn ended.
+    to, what its last turns looked like (for another checkpoint to go on from), and how the last ended.
     """
 
     checkpoint: str
     hidden: Vector
+    features: tuple[Vector, ...] = Field(default=(), description="of the last turns, the newest last")
+    features_version: int = 0
     tier: str
     confidence: float
     finish_reason: FinishReason

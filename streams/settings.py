@@ -88,9 +88,11 @@ class RouterSettings(Section):
 
 
 class GenerationSettings(Section):
-    backend: Literal["llama", "echo"] = Field(
-        default="llama", description="the profile's models, or the best sentence of what memory has"
+    backend: Literal["llama", "echo", "recorded"] = Field(
+        default="llama",
+        description="the profile's models, the best sentence of what memory has, or what models said before",
     )
+    recorded: tuple[Path, ...] = Field(default=(), description="reports of `eval answers` that hold what they said")
     max_tokens: int = Field(default=256, ge=1, le=4096, description="when the request does not say")
     threads: int = Field(default=0, ge=0, description="by model process; 0: one a core, at most 4")
     slots: int = Field(default=4, ge=1, description="jobs under way in one pool worker, over all tiers")

@@ -35,6 +35,7 @@ from ruvllm.models.pool.echo import EchoGenerator
 from ruvllm.models.pool.job import Generator, UnavailableModel
 from ruvllm.models.pool.pool import Pool
 from ruvllm.models.pool.process import ModelProcess
+from ruvllm.models.pool.recorded import RecordedGenerator, load_recordings
 from ruvllm.models.router.arms import Action, Arms
 from ruvllm.models.router.checkpoint import Checkpoint
 from ruvllm.models.router.objective import Objective
@@ -158,6 +159,8 @@ class Wiring:
         given = self.settings.generation
         if given.backend == "echo":
             return EchoGenerator(delay_s=given.echo_delay_s)
+        if given.backend == "recorded":
+            return RecordedGenerator(tier, load_recordings(given.recorded).get(tier, {}))
         model = self.profile.tier(tier).model
         return ModelProcess(
             model=model,

@@ -155,6 +155,13 @@ class Checkpoint:
             calibration=self._calibration,
         )
 
+    def after(self, turns: Sequence[Float32s]) -> Float32s:
+        """The hidden state, (64,), of a session that had turns of these (128,) features, the oldest first."""
+        hidden = np.zeros(HIDDEN, dtype=np.float32)
+        for features in turns:
+            hidden = self.cell.step(features, hidden)
+        return hidden
+
     def _familiarity(self, features: Float32s) -> float:
         """exp(1 - d / reach) beyond the reach, d the mean squared deviation from what was trained on; within it 1."""
         if self._reach <= 0.0:

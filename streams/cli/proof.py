@@ -11,8 +11,8 @@ from rich.console import Console
 from ruvllm.streams.cli.context import of, run
 from ruvllm.streams.cli.learning_figures import judge, junk, memory
 from ruvllm.streams.cli.retrieval import paraphrases, retrieval
-from ruvllm.streams.cli.routing import routing
-from ruvllm.streams.cli.service import broker_of
+from ruvllm.streams.cli.routing import router_live, routing
+from ruvllm.streams.cli.service import running_broker
 
 bench_app = typer.Typer(help="Figures of speed, each beside its baseline.", no_args_is_help=True)
 eval_app = typer.Typer(help="Figures of quality, each beside its control.", no_args_is_help=True)
@@ -23,6 +23,7 @@ Seed = Annotated[int, typer.Option(help="all randomness follows from it")]
 
 eval_app.command("retrieval")(retrieval)
 eval_app.command("routing")(routing)
+eval_app.command("router-live")(router_live)
 eval_app.command("judge")(judge)
 bench_app.command("junk")(junk)
 bench_app.command("memory")(memory)
@@ -33,14 +34,6 @@ def register(app: typer.Typer) -> None:
     app.command()(faults)
     app.add_typer(bench_app, name="bench")
     app.add_typer(eval_app, name="eval")
-
-
-def running_broker(context: typer.Context) -> str:
-    """Where the configured broker answers; it is started if it is ours and does not run."""
-    broker = broker_of(of(context).settings)
-    if broker.kind != "external":
-        broker.start()
-    return str(broker.bootstrap)
 
 
 def finish(console: Console, report: dict[str, Any], file: Path | None, shown: tuple[str, ...]) -> None:

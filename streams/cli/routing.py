@@ -10,6 +10,7 @@ import typer
 
 from ruvllm.errors import InvalidRequest
 from ruvllm.streams.cli.context import of
+from ruvllm.streams.cli.service import running_broker
 
 
 class RoutingProtocols(StrEnum):
@@ -56,6 +57,37 @@ def routing(
 
         draw(found, picture)
         console.print(f"picture: {picture}")
+
+
+def router_live(
+    context: typer.Context,
+    recorded: Annotated[
+        list[Path], typer.Option(help="reports of `eval answers`: what each tier said; may be repeated")
+    ],
+    requests: Annotated[int, typer.Option(min=60, help="in each of the two installations")] = 300,
+    seed: Annotated[int, typer.Option(help="of the order of the questions")] = 1,
+    json: Annotated[Path | None, typer.Option(help="write the whole report to this file")] = None,
+) -> None:
+    """The router's loop in the running system, with recorded answers of real models, beside a frozen control."""
+    import asyncio
+
+    from ruvllm.streams.proof.report import write_report
+    from ruvllm.streams.proof.router_live import router_live as measure_live
+
+    here = of(context)
+    flags = {name: value for name, value in here.flags.items() if name.startswith(("router.", "learning."))}
+    flags["models"] = str(here.settings.models_folder)
+    bootstrap = running_broker(context)
+    found = asyncio.run(
+        measure_live(bootstrap, recorded, requests=requests, seed=seed, flags=flags, say=here.console.print)
+    )
+    for name in ("learning", "frozen"):
+        for number, window in enumerate(found[name]["windows"], 1):
+            shares = "  ".join(f"{tier} {100 * share:.0f} %" for tier, share in window["decided"].items())
+            here.console.print(
+                f"{name} {number}: right {100 * window['right']:.0f} %, price {window['price']:.2f}, decided {shares}"
+            )
+    write_report(json, found)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -38,6 +38,14 @@ def broker_of(settings: Settings) -> Any:
     )
 
 
+def running_broker(context: typer.Context) -> str:
+    """Where the configured broker answers; it is started if it is ours and does not run."""
+    broker = broker_of(of(context).settings)
+    if broker.kind != "external":
+        broker.start()
+    return str(broker.bootstrap)
+
+
 def bootstrap_of(settings: Settings) -> str:
     """Where clients connect."""
     return settings.kafka.bootstrap_servers or str(broker_of(settings).bootstrap)

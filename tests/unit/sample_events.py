@@ -90,7 +90,15 @@ REQUEST = Request(
     submitted_at=TIME,
     origin=ORIGIN,
 )
-ROUTER_STATE = RouterState(checkpoint="router-1", hidden=VECTOR, tier="135m", confidence=0.75, finish_reason="length")
+ROUTER_STATE = RouterState(
+    checkpoint="router-1",
+    hidden=VECTOR,
+    features=(VECTOR,),
+    features_version=2,
+    tier="135m",
+    confidence=0.75,
+    finish_reason="length",
+)
 RETRIEVAL = Retrieval(
     query_vector=VECTOR,
     embedder="hashing-v1-384",

@@ -7,6 +7,7 @@ from ruvllm.agents.route import route
 from ruvllm.errors import ModelUnavailable, UnknownTier
 from ruvllm.models.router.arms import Action, Arms
 from ruvllm.models.router.checkpoint import Checkpoint
+from ruvllm.models.router.features import FEATURES_VERSION
 from ruvllm.models.router.policy import Router
 from ruvllm.schemas.flow import Retrieval, Retrieved, RouterState
 from ruvllm.schemas.request import Constraints
@@ -47,18 +48,24 @@ async def test_other_requests_draw_otherwise():
     assert len({r.seed for r in routes}) == 30
 
 
-async def test_the_hidden_state_of_another_checkpoint_is_left_out():
-    # given a session whose last turn was routed by this checkpoint, by another one, or not at all
-    def state(checkpoint):
-        hidden = np.full(64, 0.5, np.float32)
-        return RouterState(checkpoint=checkpoint, hidden=hidden, tier="135m", confidence=0.5, finish_reason="stop")
+async def test_the_hidden_state_of_another_checkpoint_is_made_anew_from_the_session():
+    # given a session of two turns under this checkpoint, and the same under another one
+    turns = [(await decide(retrieved(interaction=f"turn-{n}"))).features for n in range(2)]
+    checkpoint = router().checkpoint
 
-    mine = await decide(retrieved(state(router().checkpoint.id)))
-    other = await decide(retrieved(state("of-last-year")))
-    # when decided; then only the hidden state that means something here is gone on from
-    assert mine.hidden.tobytes() != other.hidden.tobytes()
-    assert mine.features.tobytes() == other.features.tobytes()  # what the turn was like counts either way
-    assert (await decide(retrieved())).features.tobytes() != mine.features.tobytes()
+    def state(**fields):
+        given = {"hidden": checkpoint.after(turns), "features": tuple(turns), "features_version": FEATURES_VERSION}
+        return RouterState(tier="135m", confidence=0.5, finish_reason="stop", **given | fields)
+
+    mine = await decide(retrieved(state(checkpoint=checkpoint.id)))
+    foreign = np.full(64, 0.5, np.float32)
+    # when decided; then the state is as if this checkpoint had seen the turns
+    other = await decide(retrieved(state(checkpoint="of-last-year", hidden=foreign)))
+    assert other.hidden.tobytes() == mine.hidden.tobytes()
+    # and where they cannot be read, or are of other features, the session starts anew
+    for unknown in ({"features": ()}, {"features_version": FEATURES_VERSION - 1}):
+        fresh = await decide(retrieved(state(checkpoint="of-last-year", hidden=foreign, **unknown)))
+        assert fresh.hidden.tobytes() == checkpoint.after([fresh.features]).tobytes() != mine.hidden.tobytes()
 
 
 async def test_constraints_narrow_the_route_and_its_probability():
