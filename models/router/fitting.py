@@ -24,7 +24,7 @@ Float32s = NDArray[np.float32]
 
 HELD_OUT: Final = 5
 """Every so many-th session is left out to calibrate."""
-LEAST_TRIED: Final = 20
+LEAST_TRIED: Final = 10
 """A choice that was taken less often is not the router's to take: exploration may."""
 _FLOOR: Final = 0.05
 

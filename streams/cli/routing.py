@@ -21,6 +21,7 @@ class RoutingProtocols(StrEnum):
     drift = "drift"
     forget = "forget"
     estimate = "estimate"
+    sessions = "sessions"
 
 
 def routing(

@@ -35,12 +35,12 @@ from ruvllm.streams.wiring import names_of
 
 Say = Callable[[str], None]
 WINDOWS: Final = 6
-PACE_S: Final = 0.25
+PACE_S: Final = 0.5
 """Between two requests: the loops have time to work beside them."""
 FLAGS: Final = {
     "profile": "small",
     "generation.backend": "recorded",
-    "router.exploration": "0.4",
+    "router.exploration": "0.6",
     "router.cost_weight": "0.2",
     "router.confidence_threshold": "0.3",
     "learning.costly_judge": "false",

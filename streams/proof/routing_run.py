@@ -17,10 +17,11 @@ from ruvllm.streams.proof.eval_routing import COST_WEIGHT, Say, full, given_spli
 from ruvllm.streams.proof.report import report
 from ruvllm.streams.proof.routing_estimates import estimate
 from ruvllm.streams.proof.routing_forgetting import forget
+from ruvllm.streams.proof.routing_sessions import sessions
 from ruvllm.streams.proof.routing_sets import Answered, RoutingSet, answered
 from ruvllm.streams.proof.routing_streams import stream
 
-Protocol = Literal["full", "bandit", "drift", "forget", "estimate"]
+Protocol = Literal["full", "bandit", "drift", "forget", "estimate", "sessions"]
 
 
 def measure(
@@ -54,6 +55,9 @@ def measure(
     elif protocol == "forget":
         tested = known
         results = forget(known, names, labels=labels, seeds=seeds, say=say)
+    elif protocol == "sessions":
+        tested = known
+        results = sessions(known, labels=labels, seeds=seeds, say=say)
     elif protocol == "estimate":
         tested = known
         results = estimate(known, names, labels=labels, seeds=seeds, say=say)
