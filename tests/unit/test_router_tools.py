@@ -132,17 +132,17 @@ def routed(available):
 def test_each_tier_that_is_served_is_told_with_what_is_expected_of_it():
     # given a decision among two of three tiers; when asked what each promises
     serving = router(Objective(cost_weight=100.0))
-    decision = routed(("135m", "1.5b"))
+    decision = routed(("0.5b", "1.5b"))
     expected, preferred = by_tier(serving, decision)
     # then it is told of those, as the checkpoint has it, and the preferred one is the decision without exploration
-    assert tuple(expected) == ("135m", "1.5b")
+    assert tuple(expected) == ("0.5b", "1.5b")
     logits = serving.checkpoint.forward(decision.route.features).logits["tier"]
     for tier, found in expected.items():
         assert found.quality == pytest.approx(1 / (1 + np.exp(-logits[TIERS.index(tier)])))
         assert found.cost == pytest.approx(PRICES[TIERS.index(tier)] / PRICES[-1])
         assert found.latency_s == pytest.approx(1.0)
-    taken = serving.decide(decision.route.features, None, available_tiers=("135m", "1.5b"), explore=False, seed=0)
-    assert preferred.action == taken.action == Action("135m", 2048, 0.0, 1.0)
+    taken = serving.decide(decision.route.features, None, available_tiers=("0.5b", "1.5b"), explore=False, seed=0)
+    assert preferred.action == taken.action == Action("0.5b", 2048, 0.0, 1.0)
     # and under a threshold it is the default, which is said
     _, careful = by_tier(router(threshold=0.5), decision)
     assert (careful.action, careful.fallback) == (DEFAULT, True)
