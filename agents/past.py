@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +21,19 @@ from ruvllm.schemas.outcome import Judged
 
 LEAST = 30
 """Fewer judged answers say nothing."""
+LONGEST = 1.01
+"""Squared, of a question's vector: they have unit length, or none."""
+
+
+class _Kept(NamedTuple):
+    revision: int
+    time: datetime
+    outcome: PastOutcome
 
 
 @dataclass
 class _Tenant:
-    outcomes: dict[str, tuple[int, PastOutcome]] = field(default_factory=dict)  # by interaction, the oldest first
+    outcomes: dict[str, _Kept] = field(default_factory=dict)  # by interaction, the first told first
     fit: Fit | None = None
     new: int = 0
 
@@ -40,14 +50,18 @@ class Past:
         """Fold one event. Other events, and answers of tiers that are no more, change nothing."""
         if not isinstance(event, Judged) or event.tier not in self._tiers:
             return
-        if event.query_vector.shape != (QUERY_DIMENSIONS,):
+        vector = event.query_vector
+        if vector.shape != (QUERY_DIMENSIONS,) or not float(vector @ vector) <= LONGEST:  # true for nan as well
             return
         known = self._tenants.setdefault(event.tenant, _Tenant())
         before = known.outcomes.get(event.interaction_id)
-        if before is not None and before[0] >= event.revision:
+        if before is not None and before.revision >= event.revision:
             return
+        full = before is None and len(known.outcomes) >= self._kept
+        if full and event.time < next(iter(known.outcomes.values())).time:
+            return  # it was pushed out already, or would be at once
         outcome = PastOutcome(event.query_vector, form_of(event.question), self._tiers.index(event.tier), event.quality)
-        known.outcomes[event.interaction_id] = (event.revision, outcome)
+        known.outcomes[event.interaction_id] = _Kept(event.revision, event.time, outcome)
         known.new += 1
         while len(known.outcomes) > self._kept:
             del known.outcomes[next(iter(known.outcomes))]
@@ -67,12 +81,12 @@ class Past:
     def refresh(self, tenant: str) -> None:
         """Estimate anew from what is kept now. It may run in a thread: what is replaced is replaced whole."""
         known = self._tenants[tenant]
-        outcomes = [outcome for _, outcome in list(known.outcomes.values())]
+        outcomes = [kept.outcome for kept in list(known.outcomes.values())]
         known.new = 0
         known.fit, _ = fit(outcomes, len(self._tiers))
 
     def counts(self, tenant: str) -> list[int]:
         """Judged answers kept, by tier."""
         known = self._tenants.get(tenant, _Tenant())
-        found = np.bincount([o.tier for _, o in known.outcomes.values()], minlength=len(self._tiers))
+        found = np.bincount([kept.outcome.tier for kept in known.outcomes.values()], minlength=len(self._tiers))
         return [int(n) for n in found]

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import structlog
 
-from ruvllm.errors import RuvllmError
+from ruvllm.errors import InvalidConfiguration, RuvllmError, WrongHash
 from ruvllm.models.learning_run import Result
 from ruvllm.models.router.answer import Answer
 from ruvllm.models.router.arms import Action, Arms
 from ruvllm.models.router.checkpoint import Checkpoint
-from ruvllm.models.router.features import FEATURES_VERSION
+from ruvllm.models.router.features import FEATURES, FEATURES_VERSION
 from ruvllm.models.router.policy import Router
 from ruvllm.models.router.reservoir import Reservoir
 from ruvllm.models.router.rules import Rules
@@ -69,7 +69,10 @@ class Routers:
         if raw is None:
             return self._untrained
         try:
-            return self._untrained.with_checkpoint(Checkpoint.unpacked(raw))
+            unpacked = Checkpoint.unpacked(raw)
+            if unpacked.id != checkpoint:
+                raise WrongHash(f"published as {checkpoint} it is {unpacked.id}", hint="Go back to another one.")
+            return self._untrained.with_checkpoint(unpacked)
         except RuvllmError as error:
             log.warning("router_passed_over", checkpoint=checkpoint, reason=error.message)
             return self._untrained
@@ -140,15 +143,21 @@ class RouterCourse:
         arms = self._rules.arms
         if route.tier not in arms.tiers or route.context_tokens not in arms.context_tokens:
             return None
+        try:
+            propensity, permitted = propensity_of_pair(route), _permitted(route, arms)
+        except (KeyError, ValueError, InvalidConfiguration):  # a head or a marginal is missing
+            return None
+        if route.features.shape != (len(FEATURES),):
+            return None
         usage = generation.usage
         tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
         return Answer(
             session=event.partition_key,
             features=route.features,
             action=Action(route.tier, route.context_tokens, route.temperature, route.top_p),
-            permitted=_permitted(route, arms),
+            permitted=permitted,
             minimum_quality=event.request.constraints.minimum_quality,
-            propensity=propensity_of_pair(route),
+            propensity=propensity,
             explored=route.exploration > 0,
             quality=outcome.quality,
             latency_s=event.latency_ms.get("generate", 0.0) / 1000,

@@ -7,6 +7,7 @@ cannot be read, the process serves with what it knows.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -25,6 +26,7 @@ from ruvllm.streams.topology import Names, topic
 log = structlog.get_logger(__name__)
 
 RECONNECT_S = 1.0
+SETTLE_S = 5.0
 
 
 class LearnedView:
@@ -34,13 +36,12 @@ class LearnedView:
         self.rankers = Rankers()
         self.routers = routers
         self.past = past
-        folds: dict[str, Callable[[Event], None]] = {"training.recorded": self._trained}
+        training, outcomes = topic("training.recorded"), topic("outcome.judged")
+        self._followers = [_Follower(bootstrap, names.topic(training.name), training.events, self._trained)]
         if past is not None:
-            folds["outcome.judged"] = past.apply
-        self._followers = [
-            _Follower(bootstrap, names.topic(name), topic(name).events, fold, self._refresh)
-            for name, fold in folds.items()
-        ]
+            self._followers.append(
+                _Follower(bootstrap, names.topic(outcomes.name), outcomes.events, past.apply, self._refresh)
+            )
 
     async def start(self) -> None:
         for follower in self._followers:
@@ -61,7 +62,7 @@ class LearnedView:
 
 
 class _Follower:
-    """One topic, folded record by record; after each batch, once it is at the end, `settled` is awaited."""
+    """One topic, folded record by record; `settled` is awaited at its end, and now and then on the way there."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class _Follower:
         kafka_topic: str,
         kinds: tuple[type[Event], ...],
         fold: Callable[[Event], None],
-        settled: Callable[[], Awaitable[None]],
+        settled: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = kafka_topic
@@ -108,6 +109,7 @@ class _Follower:
             consumer.assign(places)
             for place in places:
                 consumer.seek(place, self._positions.get(place, 0))
+            settled_at = time.monotonic()
             while True:
                 batch = await consumer.getmany(timeout_ms=1000, max_records=200)
                 for place, messages in batch.items():
@@ -115,8 +117,9 @@ class _Follower:
                         self._take(record_of(message))
                         self._positions[place] = message.offset + 1
                         await asyncio.sleep(0)  # other stages of this process go on
-                if not batch:
+                if self._settled is not None and (not batch or time.monotonic() - settled_at > SETTLE_S):
                     await self._settled()
+                    settled_at = time.monotonic()
         finally:
             await consumer.stop()
 

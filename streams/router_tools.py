@@ -145,7 +145,7 @@ def roll_back(wiring: Wiring, routers: Routers, to: str | None) -> CheckpointCho
         raise InvalidRequest("the untrained router serves: there is nothing to go back to", hint="")
     if to is not None and routers.packed(to) is None:
         raise InvalidRequest(f"no checkpoint {to} was published", hint="`ruvllm router history` lists them.")
-    earlier = [name for name in chosen if name != now]
+    earlier = [name for name in chosen if name != now and (name is None or routers.packed(name) is not None)]
     target = to if to is not None else (earlier[-1] if earlier else None)
     return CheckpointChosen(
         time=wiring.clock.now(),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import orjson
 
-from ruvllm.errors import DeadlineExceeded, InvalidConfiguration, ModelUnavailable
+from ruvllm.errors import DeadlineExceeded, InvalidConfiguration, ModelUnavailable, PromptTooLong
 from ruvllm.models.pool.job import Choice, Completion, Job
 from ruvllm.models.pool.prompt import split_user_text
 from ruvllm.models.pool.token_estimate import estimate_tokens
@@ -30,7 +30,14 @@ class RecordedGenerator:
         self._recording = recording
 
     async def generate(self, job: Job) -> Completion:
-        """Raises ModelUnavailable for a question that was not recorded."""
+        """Raises ModelUnavailable for a question that was not recorded, and PromptTooLong as any generator."""
+        prompt_tokens = sum(estimate_tokens(segment.text) for segment in job.prompt)
+        if prompt_tokens + job.max_tokens > job.context_tokens:
+            raise PromptTooLong(
+                f"prompt of {prompt_tokens} tokens and {job.max_tokens} to answer, {job.context_tokens}"
+            )
+        if job.time_budget_s <= 0:
+            raise DeadlineExceeded(f"recorded {self._tier} had no time")
         contents = [segment.text for segment in job.prompt if not segment.control]
         _, question = split_user_text(contents[-1] if contents else "")
         answer = self._recording.get(question.strip())
@@ -42,7 +49,7 @@ class RecordedGenerator:
         return Completion(
             text=answer,
             confidence=0.5,
-            prompt_tokens=sum(estimate_tokens(segment.text) for segment in job.prompt),
+            prompt_tokens=prompt_tokens,
             cached_tokens=0,
             completion_tokens=estimate_tokens(answer),
             finish_reason="stop",
@@ -70,8 +77,11 @@ def load_recordings(files: tuple[Path, ...]) -> Mapping[str, Recording]:
         try:
             rows = orjson.loads(file.read_bytes())["answers"]
             for row in rows:
+                tier, question, answer = said = row["tier"], row["question"], row["answer"]
+                if not all(isinstance(text, str) for text in said):
+                    raise TypeError(f"tier, question and answer are {said!r}")
                 if row["grounding"] == "memory":
-                    found.setdefault(row["tier"], {})[row["question"].strip()] = row["answer"]
+                    found.setdefault(tier, {})[question.strip()] = answer
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise InvalidConfiguration(
                 f"{file} is no report of recorded answers: {error!r}",

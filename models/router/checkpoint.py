@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ LONGEST_LOG_S: Final = 12.0
 _UNREADABLE = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error),  # not one of ours, cut off
     *(ValueError, KeyError, TypeError),  # an entry missing, pickled, or of another form
+    *(RuntimeError, tokenize.TokenError),  # a damaged directory or array header
     InvalidConfiguration,  # arms that make no sense
 )
 

@@ -142,7 +142,11 @@ def fit_table(vectors: Float32s, forms: Float32s, qualities: Float64s) -> tuple[
         if (of_tier := solved[tier]) is not None:
             weights[:, tier] = of_tier[1][best]
             left_out[:, tier] = means[tier] + design @ weights[:, tier]
-            left_out[rows, tier] = means[tier] + of_tier[2][best]
+            y = qualities[rows, tier]
+            overall = (sums.sum() - y) / max(counts.sum() - 1, 1)
+            own = (sums[tier] - y + PRIOR * overall) / (counts[tier] - 1 + PRIOR)  # the mean without that outcome
+            _, _, of_one = designs[rows.tobytes()].solve(np.ones(len(y)))
+            left_out[rows, tier] = means[tier] + of_tier[2][best] + (own - means[tier]) * (1.0 - of_one[best])
     means[counts == 0] = np.nan
     weights = np.linalg.solve(lower.T, weights).T
     found = Fit(

@@ -1,5 +1,7 @@
 """The fold of judged outcomes that routes are estimated from: by tenant, the last verdict, the newest ones."""
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from ruvllm.agents.past import LEAST, Past
 from ruvllm.models.router.features import form_of
+from tests.manual_clock import START
 from tests.unit.sample_events import JUDGED, SAMPLES
 
 TIERS = ("135m", "0.5b", "1.5b")
@@ -24,6 +27,7 @@ def judged(number, *, tenant="harbour", revision=0, **changed):
     """One verdict on the answer to a question of its own, whose tier and quality follow from its number."""
     given_by_number = {
         "interaction_id": f"ix-{number}",
+        "time": START + timedelta(seconds=number),
         "question": f"What of lamp {number}?",
         "query_vector": vector(number),
         "tier": TIERS[number % 3],
@@ -188,3 +192,18 @@ def test_the_order_of_tenants_who_have_nothing_to_do_with_each_other_does_not_ma
     for tenant in counted:
         assert past.counts(tenant) == other.counts(tenant)
         assert said(past, tenant) == said(other, tenant)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 5.0])
+def test_a_vector_that_is_not_of_unit_length_is_passed_over(value):
+    # given verdicts of which one has such a vector; when folded; then it is as if it had not been there
+    sound = [judged(n) for n in range(40)]
+    odd = judged(40, query_vector=np.full(384, value, np.float32))
+    assert said(refreshed([*sound, odd])) == said(refreshed(sound))
+
+
+def test_an_answer_that_is_no_longer_kept_does_not_come_back_when_it_is_redelivered():
+    past = folded([judged(n) for n in range(4)], kept=3)
+    before = past.counts("harbour")
+    past.apply(judged(0))
+    assert past.counts("harbour") == before

@@ -228,3 +228,18 @@ def test_nothing_to_fit_is_an_error():
     for tier in (TIERS, -1):
         with pytest.raises(InvalidConfiguration, match="nothing to fit"):
             fit([past(1)[0]._replace(tier=tier)], TIERS)
+
+
+def test_a_leave_one_out_estimate_is_that_of_fitting_without_that_outcome():
+    # given few outcomes that follow from nothing; when each is taken out and all is fitted again
+    told = past(30)
+    vectors, forms = np.array([o.vector for o in told]), np.array([o.form for o in told])
+    table = np.full((30, 3), np.nan)
+    table[np.arange(30), [o.tier for o in told]] = [o.quality for o in told]
+    _, left_out = fit_table(vectors, forms, table)
+    for row, outcome in enumerate(told):
+        without = table.copy()
+        without[row] = np.nan
+        _, again = fit_table(vectors, forms, without)
+        # then what is said of it is what was said
+        assert left_out[row, outcome.tier] == pytest.approx(again[row, outcome.tier], abs=1e-3)

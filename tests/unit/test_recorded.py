@@ -151,3 +151,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     for place in (tmp_path / "nowhere.json", tmp_path):
         with pytest.raises(InvalidConfiguration, match="no report of recorded answers"):
             load_recordings((place,))
+
+
+@pytest.mark.parametrize(("question", "answer"), [(5, "b"), ("a?", 7)])
+def test_a_report_whose_texts_are_no_texts_is_named(tmp_path, question, answer):
+    file = tmp_path / "odd.json"
+    row = {"tier": "135m", "grounding": "memory", "question": question, "answer": answer}
+    file.write_text(json.dumps({"answers": [row]}))
+    with pytest.raises(InvalidConfiguration, match="no report"):
+        load_recordings((file,))

@@ -311,3 +311,21 @@ def test_a_course_reads_outcomes_before_the_interactions_that_they_are_of():
     # given the kinds that a course names; then outcomes come first, and those are what a new run waits for
     assert RouterCourse.kinds == (Judged, Interaction)
     assert (RouterCourse.learner, RouterCourse.counted) == ("router", Judged.topic)
+
+
+@pytest.mark.parametrize(("place", "bit"), [(6, 0x41), (8, 1), (10, 1)])  # version, flags, method
+def test_a_checkpoint_damaged_in_the_archive_s_directory_is_passed_over(place, bit):
+    # given a checkpoint with one bit turned in the directory of its archive; when chosen; then the untrained one serves
+    one = trained(1)
+    raw = bytearray(one.packed())
+    raw[raw.rfind(b"PK\x01\x02") + place] ^= bit
+    events = published(one, parameters=bytes(raw)), chosen(one)
+    assert folded(*events).current() is UNTRAINED
+
+
+@pytest.mark.parametrize("arms", [{"tier": {"1.5b": 1.0}}, {}, {"temperature": {"0.5": 0.5, "0.0": 0.5}}])
+def test_a_decision_whose_probabilities_are_not_all_there_teaches_nothing(arms):
+    # given a logged decision without the probabilities of a head, beside a sound one; then the sound one teaches
+    whole = route_of(DEFAULT).arms if "temperature" in arms else {}
+    odd = asked(1, route=route_of(DEFAULT, arms={**whole, **arms}))
+    assert len(learnt(map(judged, (1, 2)), [odd, asked(2)])) == 1
