@@ -24,8 +24,9 @@ Float32s = NDArray[np.float32]
 
 HELD_OUT: Final = 5
 """Every so many-th session is left out to calibrate."""
-LEAST_TRIED: Final = 10
-"""A choice that was taken less often is not the router's to take: exploration may."""
+LEAST_TRIED: Final = (10, 30, 30, 30)
+"""By head. A choice that was taken less often is not the router's to take: exploration may. Settings matter less than
+tiers, and whatever departs from what is usual has few answers in the log to be valued by."""
 _FLOOR: Final = 0.05
 
 
@@ -121,7 +122,8 @@ def _tried_often(experience: Experience, arms: Arms) -> NDArray[np.bool_]:
         np.bincount(places[places >= 0], minlength=len(choices))
         for places, choices in zip(experience.settings.T, list(arms.by_head.values())[1:], strict=True)
     ]
-    return np.asarray(np.concatenate(tried) >= min(LEAST_TRIED, len(experience)))
+    often = [counts >= min(least, len(experience)) for counts, least in zip(tried, LEAST_TRIED, strict=True)]
+    return np.concatenate(often)
 
 
 def _costs(experience: Experience, parent: Checkpoint) -> Float32s:

@@ -73,7 +73,8 @@ def _asked(files: tuple[Path, ...], requests: int, seed: int) -> list[tuple[str,
     """Wordings that every tier has answered, at random, again and again."""
     recordings = load_recordings(files)
     by_wording = {w: q for q in load_questions(demo_folder()) for w in (q.question, *q.paraphrases)}
-    known = [w for w in by_wording if recordings and all(w in said for said in recordings.values())]
+    tiers = [tier.tier for tier in packaged_catalogue().profile(FLAGS["profile"]).tiers]
+    known = [w for w in by_wording if all(w in recordings.get(tier, {}) for tier in tiers)]
     if not known:
         raise InvalidConfiguration(
             "no question of the packaged corpus is recorded for every tier",
