@@ -103,6 +103,8 @@ class Arms:
         an arm or not. Raises UnknownTier if no allowed tier is one of the profile, ModelUnavailable
         if none of the allowed ones is served.
         """
+        if allowed_tiers is None and temperature is None and top_p is None and set(self.tiers) <= set(available_tiers):
+            return self  # as most requests have it
         allowed = tuple(t for t in self.tiers if allowed_tiers is None or t in allowed_tiers)
         if not allowed:
             raise UnknownTier(f"allowed tiers are {_names(allowed_tiers or ())}; this profile has {_names(self.tiers)}")

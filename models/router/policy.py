@@ -42,11 +42,7 @@ class Behaviour:
 
     def probability(self, action: Action) -> float:
         """Exact propensity of a joint action; 0 for one that is not permitted."""
-        if action not in self.permitted:
-            return 0.0
-        return math.prod(
-            self._of(head, choices, getattr(action, head)) for head, choices in self.permitted.by_head.items()
-        )
+        return math.prod(of_head.get(str(getattr(action, head)), 0.0) for head, of_head in self.marginals().items())
 
     def marginals(self) -> dict[str, dict[str, float]]:
         """Head -> choice -> probability that a draw has it. Choices that are not permitted are absent."""
@@ -200,11 +196,11 @@ class Router:
         prediction = self.checkpoint.forward(features, hidden)
         preferred = self.preferred(prediction, permitted, minimum_quality)
         behaviour = Behaviour(preferred.action, permitted, self.exploration if explore else 0.0)
-        action = behaviour.draw(seed)
+        action, marginals = behaviour.draw(seed), behaviour.marginals()
         return Decision(
             action=action,
-            probability=behaviour.probability(action),
-            probabilities=behaviour.marginals(),
+            probability=math.prod(of_head[str(getattr(action, head))] for head, of_head in marginals.items()),
+            probabilities=marginals,
             hidden=prediction.hidden,
             checkpoint=self.checkpoint.id,
             confidence=preferred.confidence,

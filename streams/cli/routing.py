@@ -142,3 +142,21 @@ def _measured(
         block=block,
         say=here.console.print,
     )
+
+
+def bench(
+    context: typer.Context,
+    rounds: Annotated[int, typer.Option(min=10, help="each part so often, in turns")] = 3000,
+    past: Annotated[int, typer.Option(min=10, help="judged answers that are estimated from")] = 2000,
+    seed: Annotated[int, typer.Option(help="all randomness follows from it")] = 1,
+    json: Annotated[Path | None, typer.Option(help="write the whole report to this file")] = None,
+) -> None:
+    """What one routing decision takes, part by part."""
+    from ruvllm.streams.proof.bench_router import bench_router
+    from ruvllm.streams.proof.report import write_report
+
+    console = of(context).console
+    found = bench_router(rounds=rounds, past=past, seed=seed)
+    for name, taken in found["parts"].items():
+        console.print(f"{name}: {taken['p50_us']:.1f} us, 95 % within {taken['p95_us']:.1f}")
+    write_report(json, found)
