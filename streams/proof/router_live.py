@@ -35,7 +35,7 @@ from ruvllm.streams.wiring import names_of
 
 Say = Callable[[str], None]
 WINDOWS: Final = 6
-PACE_S: Final = 0.5
+PACE_S: Final = 0.4
 """Between two requests: the loops have time to work beside them."""
 FLAGS: Final = {
     "profile": "small",
