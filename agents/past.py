@@ -14,15 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ruvllm.models.router.features import QUERY_DIMENSIONS, form_of
+from ruvllm.models.router.features import LONGEST_SQUARED, QUERY_DIMENSIONS, form_of
 from ruvllm.models.router.past_outcomes import Fit, Float32s, Outlook, PastOutcome, fit
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.outcome import Judged
 
 LEAST = 30
 """Fewer judged answers say nothing."""
-LONGEST = 1.01
-"""Squared, of a question's vector: they have unit length, or none."""
 
 
 class _Kept(NamedTuple):
@@ -51,7 +49,7 @@ class Past:
         if not isinstance(event, Judged) or event.tier not in self._tiers:
             return
         vector = event.query_vector
-        if vector.shape != (QUERY_DIMENSIONS,) or not float(vector @ vector) <= LONGEST:  # true for nan as well
+        if vector.shape != (QUERY_DIMENSIONS,) or not float(vector @ vector) <= LONGEST_SQUARED:  # true for nan as well
             return
         known = self._tenants.setdefault(event.tenant, _Tenant())
         before = known.outcomes.get(event.interaction_id)

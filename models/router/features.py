@@ -26,6 +26,8 @@ Float32s = NDArray[np.float32]
 
 FEATURES_VERSION: Final = 2
 QUERY_DIMENSIONS: Final = 384
+LONGEST_SQUARED: Final = 1.01
+"""Of a query vector: unit length, or none, and what rounding adds."""
 PROJECTED: Final = 55
 PAST_TIERS: Final = 10
 """Tiers whose past is seen; of a profile with more, the first ones."""
@@ -254,7 +256,7 @@ def _project(query_vector: Float32s) -> Float32s:
     Norms and distances are kept: E |R x|^2 / 55 = |x|^2 for R of independent N(0, 1).
     """
     squared = float(query_vector.dot(query_vector)) if query_vector.shape == (QUERY_DIMENSIONS,) else math.nan
-    if not squared <= 1.01:  # true for NaN as well
+    if not squared <= LONGEST_SQUARED:  # true for NaN as well
         raise InvalidConfiguration(
             f"the query vector has shape {query_vector.shape} and squared length {squared:g}; "
             f"the router's features need ({QUERY_DIMENSIONS},) of unit length",

@@ -61,10 +61,10 @@ def fit_checkpoint(
     return Checkpoint(arms, parameters, parent=parent.id)
 
 
-def estimates(parameters: Parameters, experience_features: Float32s, session: NDArray[np.int64]) -> Float32s:
+def estimates(parameters: Parameters, features: Float32s, session: NDArray[np.int64]) -> Float32s:
     """(n, 128) -> (n, choices of all heads): logits, the hidden state running along each session."""
     p = {name: torch.from_numpy(np.array(getattr(parameters, name))) for name in LEARNT}
-    return _logits(p, experience_features, session)
+    return _logits(p, features, session)
 
 
 def _logits(p: dict[str, torch.Tensor], features: Float32s, session: NDArray[np.int64]) -> Float32s:

@@ -29,7 +29,6 @@ RULES = RecallRules()
 DEPTH = 10
 PAGERANK_STEPS = 12
 PAGERANK_DAMPING = 0.5
-BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
