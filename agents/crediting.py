@@ -16,8 +16,8 @@ from ruvllm.schemas.outcome import CandidatesCredited, Judged
 
 
 def credited(event: Judged, memory: Memory) -> CandidatesCredited:
-    """The credit of each candidate of an outcome; those without any are left out."""
-    candidates: tuple[str, ...] = event.candidates
+    """The credit of each candidate of an outcome; those without any are left out, all of them if it is retracted."""
+    candidates: tuple[str, ...] = event.candidates if event.retraction is None else ()
     if event.accepted is not None:
         said = Lexicon()
         for node_id in candidates:

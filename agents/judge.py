@@ -4,7 +4,7 @@ and what users say of the answer overrides both, whenever it comes.
 Invariant: outcomes of a request are numbered; the same interaction, feedback or opinion that comes again
 makes none. Feedback that comes before its interaction waits for it, in a place of its own: words on requests
 that nobody made push out no answer. Only the tenant and session that asked can be heard on an answer: both are
-part of the key that leads here.
+part of the key that leads here. After a retraction nothing more is said of an answer.
 
 The keeper's state is a fold of the records that it returns: one for each request.
 """
@@ -28,9 +28,9 @@ from ruvllm.models.judge.verdict import by_task
 from ruvllm.models.judge.wording import words
 from ruvllm.models.pool.chat_template import ChatTemplate
 from ruvllm.models.pool.pool import Pool
-from ruvllm.schemas.event import Event
+from ruvllm.schemas.event import Event, RequestEvent
 from ruvllm.schemas.flow import Interaction, Origin, Passage, RatingAccepted
-from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState, Served
+from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState, Retract, Served
 
 RATINGS_KEPT = 32
 """Of a request, the newest: what is older was overridden long ago."""
@@ -74,19 +74,21 @@ class JudgeDesk:
         return Outbox()
 
     async def handle(self, event: Event, _: Origin) -> Outbox:
-        """The effects of an interaction, of feedback on it, or of a large model's opinion."""
+        """The effects of an interaction, of feedback on it, of a large model's opinion, or of its retraction."""
         if isinstance(event, Interaction):
             return await self._interaction(event)
         if isinstance(event, RatingAccepted):
             return await self._rating(event)
         if isinstance(event, JudgementSettled):
             return self._settled(event)
+        if isinstance(event, Retract):
+            return self._retract(event)
         raise InvalidRequest(f"the judge has no use for {event.kind}")
 
     async def _interaction(self, event: Interaction) -> Outbox:
         out = Outbox()
         state = self._state(event)
-        if state.interaction is not None or event.generation is None:
+        if state.interaction is not None or event.generation is None or state.retracted:
             return out  # redelivered, or there is no answer to judge
         await self._judge_anew(out, state.model_copy(update={"interaction": event}))
         return out
@@ -94,7 +96,7 @@ class JudgeDesk:
     async def _rating(self, event: RatingAccepted) -> Outbox:
         out = Outbox()
         state = self._state(event)
-        if any(known.feedback_id == event.feedback_id for known in state.ratings):
+        if state.retracted or any(known.feedback_id == event.feedback_id for known in state.ratings):
             return out
         state = state.model_copy(update={"ratings": (*state.ratings, event)[-RATINGS_KEPT:]})
         if state.interaction is None:
@@ -107,13 +109,30 @@ class JudgeDesk:
         out = Outbox()
         state = self._state(event)
         before = state.outcome
-        if before is None or before.by != "cheap":
+        if before is None or before.by != "cheap" or state.retracted:
             return out  # settled already, or users have spoken
         known = Judgement(
             before.quality, before.success, before.reasons, {s.node_id: s.support for s in before.served}, "cheap"
         )
         assert state.interaction is not None
         self._say(out, state, self._judge.with_log_odds(known, event.log_odds), before.judge_ms + event.judge_ms)
+        return out
+
+    def _retract(self, event: Retract) -> Outbox:
+        """The last revision of its outcome. What is not known here was told with the command."""
+        out = Outbox()
+        state = self._state(event)
+        if state.retracted:
+            return out
+        said = state.outcome or event.outcome
+        if said is not None:
+            said = said.model_copy(update={"revision": said.revision + 1, "retraction": event.retraction})
+            out.add(said)
+        state = state.model_copy(update={"outcome": said, "retracted": True})
+        if state.interaction is not None:
+            self._states.remember(out, state, self._rules.interactions_kept)
+        elif said is None:  # it is on its way
+            self._waiting.remember(out, state, self._rules.requests_waited_for)
         return out
 
     async def _judge_anew(self, out: Outbox, state: JudgementState) -> None:
@@ -190,7 +209,7 @@ class JudgeDesk:
         self._waiting.forget(said.record_key)
         self._states.remember(out, said, self._rules.interactions_kept)
 
-    def _state(self, event: Interaction | RatingAccepted | JudgementSettled) -> JudgementState:
+    def _state(self, event: RequestEvent) -> JudgementState:
         known = self._states.get(event.request_key) or self._waiting.get(event.request_key)
         return known or JudgementState(
             tenant=event.tenant, session=event.session, request_id=event.request_id, time=self._clock.now()

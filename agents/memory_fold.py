@@ -68,7 +68,7 @@ def fold(memory: Memory, change: MemoryChange, offset: int = -1) -> None:
             at, outcomes = change.time.timestamp(), change.outcomes
             memory.contribute(edge, change.client, change.amount, at, outcomes=outcomes, evidence=change.evidence)
         case EdgePruned():
-            memory.prune_edge(change.tenant, change.edge_id, change.time.timestamp(), applied=offset)
+            memory.prune_edge(change.tenant, change.edge_id, change.time.timestamp())
 
 
 def _node(change: NodeAdded) -> Node:

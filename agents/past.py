@@ -34,6 +34,7 @@ class _Tenant:
     outcomes: dict[str, _Kept] = field(default_factory=dict)  # by interaction, the first told first
     fit: Fit | None = None
     new: int = 0
+    stale: bool = False  # something that was learnt from is taken back
 
 
 class Past:
@@ -55,6 +56,9 @@ class Past:
         before = known.outcomes.get(event.interaction_id)
         if before is not None and before.revision >= event.revision:
             return
+        if event.retraction is not None:
+            known.stale |= known.outcomes.pop(event.interaction_id, None) is not None
+            return
         full = before is None and len(known.outcomes) >= self._kept
         if full and event.time < next(iter(known.outcomes.values())).time:
             return  # it was pushed out already, or would be at once
@@ -73,15 +77,15 @@ class Past:
         """The tenants whose estimate is out of date."""
         for tenant, known in self._tenants.items():
             count = len(known.outcomes)
-            if count >= LEAST and known.new >= (max(LEAST, count // 16) if known.fit else LEAST):
+            if known.stale or (count >= LEAST and known.new >= (max(LEAST, count // 16) if known.fit else LEAST)):
                 yield tenant
 
     def refresh(self, tenant: str) -> None:
         """Estimate anew from what is kept now. It may run in a thread: what is replaced is replaced whole."""
         known = self._tenants[tenant]
         outcomes = [kept.outcome for kept in list(known.outcomes.values())]
-        known.new = 0
-        known.fit, _ = fit(outcomes, len(self._tiers))
+        known.new, known.stale = 0, False
+        known.fit = fit(outcomes, len(self._tiers))[0] if len(outcomes) >= LEAST else None
 
     def counts(self, tenant: str) -> list[int]:
         """Judged answers kept, by tier."""

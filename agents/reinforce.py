@@ -1,8 +1,8 @@
 """Loop A: an outcome becomes changes of memory. Good answers strengthen the edges that led to them.
 
 Invariant: what memory has learnt from an interaction is its outcome's last revision and nothing else:
-each revision is carried out as the difference to what was done before. Recalled text is never written
-back as new, and what a bad answer says never becomes a source.
+each revision is carried out as the difference to what was done before, and a retraction leaves nothing.
+Recalled text is never written back as new, and what a bad answer says never becomes a source.
 
 The keeper's state is a fold of the records that it returns: one for each interaction, with its
 contributions by edge and the nodes that it made. Which node a question duplicates, and which edges there
@@ -90,8 +90,11 @@ class Reinforcement:
             raise InvalidRequest(f"reinforce has no use for {event.kind}")
         out = Outbox()
         before = self._states.get(event.request_key)
-        if before is not None and event.revision <= before.revision:
+        if before is not None and (event.revision <= before.revision or before.retracted):
             return out  # redelivered, or overtaken
+        if before is None and event.retraction is not None:
+            told = event.retraction  # the outcome was forgotten here
+            before = self._state(event, dict(told.contributions), told.nodes)
         state = await asyncio.to_thread(self._carry_out, out, event, before)  # it may have to wait for memory
         self._states.remember(out, state, self._rules.interactions_kept)
         return out
@@ -110,6 +113,15 @@ class Reinforcement:
             self._move_edges(out, event, now, before.contributions if before else {})
             if event.candidates:
                 out.add(credited(event, self._source.memory))
+        made = {
+            i: Contribution(source=a.source, target=a.target, relation=a.relation, amount=a.amount)
+            for i, a in now.items()
+        }
+        return self._state(event, made, tuple(node.node_id for node in nodes))
+
+    def _state(
+        self, event: Judged, contributions: dict[str, Contribution], nodes: tuple[str, ...]
+    ) -> ReinforcementState:
         return ReinforcementState(
             tenant=event.tenant,
             session=event.session,
@@ -117,11 +129,9 @@ class Reinforcement:
             time=self._clock.now(),
             interaction_id=event.interaction_id,
             revision=event.revision,
-            contributions={
-                i: Contribution(source=a.source, target=a.target, relation=a.relation, amount=a.amount)
-                for i, a in now.items()
-            },
-            nodes=tuple(node.node_id for node in nodes),
+            contributions=contributions,
+            nodes=nodes,
+            retracted=event.retraction is not None,
         )
 
     # --- nodes ------------------------------------------------------------------------------------
@@ -131,7 +141,7 @@ class Reinforcement:
 
         What was asked within a conversation is not: the same words mean something else in another.
         """
-        if event.follows_on:
+        if event.follows_on or event.retraction is not None:
             return []
         memory = self._source.memory
         answer = self._answer_to_remember(event, memory)
@@ -202,7 +212,9 @@ class Reinforcement:
                         change_id=content_id("ch", node_id, event.interaction_id, str(event.revision), "back"),
                         node_id=node_id,
                         made_by=event.interaction_id,
-                        reason=f"judged anew: quality {event.quality:.2f}",
+                        reason=event.retraction.reason
+                        if event.retraction
+                        else f"judged anew: quality {event.quality:.2f}",
                     )
                 )
         for node in nodes:
@@ -212,6 +224,8 @@ class Reinforcement:
     # --- edges ------------------------------------------------------------------------------------
 
     def _additions(self, event: Judged, value: Mapping[str, float], nodes: list[NodeAdded]) -> list[Addition]:
+        if event.retraction is not None:
+            return []
         memory = self._source.memory
         worth_it = {node.node_id: 1.0 - THETA for node in nodes[1:]}  # the answer that is remembered
         value = {**value, **worth_it}
@@ -245,7 +259,7 @@ class Reinforcement:
                 evidence=abs(now_adds) - abs(added),
             )
             out.add(contributed)
-            if amount < 0 and self._is_worn_out(contributed):
+            if amount < 0 and event.retraction is None and self._is_worn_out(contributed):
                 out.add(
                     EdgePruned(
                         tenant=event.tenant,
@@ -260,7 +274,7 @@ class Reinforcement:
         """Whether an edge leads nowhere once a contribution has reached it."""
         memory = self._source.memory
         edge = memory.edge(change.tenant, change.edge_id)
-        if edge is None or edge.pruned:
+        if edge is None or memory.pruned(edge):
             return False
         at = change.time.timestamp()
         half_life_s = memory.half_life_s

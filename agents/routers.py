@@ -138,7 +138,9 @@ class RouterCourse:
 
     def _answer(self, event: Interaction) -> Answer | None:
         outcome, route, generation = self._outcomes.get(event.interaction_id), event.route, event.generation
-        if outcome is None or route is None or generation is None or route.features_version != FEATURES_VERSION:
+        if outcome is None or outcome.retraction is not None or route is None or generation is None:
+            return None
+        if route.features_version != FEATURES_VERSION:
             return None
         arms = self._rules.arms
         if route.tier not in arms.tiers or route.context_tokens not in arms.context_tokens:

@@ -26,8 +26,37 @@ class Served(Value):
     via: tuple[str, ...] = Field(default=(), description="the edges that led to it")
 
 
+class Contribution(Value):
+    """What an outcome has added to one edge."""
+
+    source: str
+    target: str
+    relation: Relation
+    amount: float
+
+
+class Retraction(Value):
+    """That an interaction is to have taught nothing; and what it has, for a stage that remembers it no more."""
+
+    reason: str
+    contributions: dict[str, Contribution] = Field(default_factory=dict, description="by edge id")
+    nodes: tuple[str, ...] = Field(default=(), description="of question and answer, those that it made")
+
+
+class Retract(RequestEvent):
+    """Command: take back what was learnt from this interaction, and learn nothing more from it."""
+
+    kind: ClassVar[str] = "retraction.submitted"
+    interaction_id: str
+    retraction: Retraction
+    outcome: Judged | None = Field(default=None, description="the last word on it; none: it was never judged")
+
+
 class Judged(RequestEvent):
-    """An answer was judged; `time` is when it was asked for. The greatest revision is in force."""
+    """An answer was judged; `time` is when it was asked for. The greatest revision is in force.
+
+    One that carries a retraction is the last: whoever learnt from those before it takes that back.
+    """
 
     kind: ClassVar[str] = "outcome.judged"
     interaction_id: str
@@ -47,6 +76,7 @@ class Judged(RequestEvent):
     candidates: tuple[str, ...] = Field(default=(), description="node ids that the served ones were chosen from")
     tier: str | None = None
     judge_ms: float = Field(default=0.0, ge=0)
+    retraction: Retraction | None = None
 
 
 class JudgementDoubted(RequestEvent):
@@ -77,19 +107,11 @@ class JudgementState(RequestEvent):
     interaction: Interaction | None = None
     ratings: tuple[RatingAccepted, ...] = ()
     outcome: Judged | None = None
+    retracted: bool = False
 
     @property
     def record_key(self) -> str:
         return self.request_key
-
-
-class Contribution(Value):
-    """What an outcome has added to one edge."""
-
-    source: str
-    target: str
-    relation: Relation
-    amount: float
 
 
 class CandidatesCredited(RequestEvent):
@@ -109,6 +131,7 @@ class ReinforcementState(RequestEvent):
     revision: int
     contributions: dict[str, Contribution] = Field(default_factory=dict, description="by edge id")
     nodes: tuple[str, ...] = Field(default=(), description="of question and answer, those that this outcome made")
+    retracted: bool = False
 
     @property
     def record_key(self) -> str:

@@ -54,6 +54,7 @@ EVENTS: tuple[type[Event], ...] = (
     memory.EdgePruned,
     memory.MemoryFolded,
     outcome.Judged,
+    outcome.Retract,
     outcome.JudgementDoubted,
     outcome.JudgementSettled,
     outcome.JudgementState,

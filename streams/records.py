@@ -26,13 +26,18 @@ NOBODY_WAITS = (
     "outcome.judged",
     "judgement.doubted",
     "judgement.settled",
+    "retraction.submitted",
 )
 """Topics whose records may name a request without being on the way to its answer."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record as it was read, or as it is to be written (`offset` is -1 until it is)."""
+    """One record as it was read, or as it is to be written (`offset` is -1 until it is).
+
+    `time_ms` is the broker's, in milliseconds since the epoch, -1 where there is none: it finds places in the log,
+    and nothing is folded from it.
+    """
 
     topic: str
     partition: int | None
@@ -40,6 +45,7 @@ class Record:
     value: bytes | None
     headers: Mapping[str, bytes] = field(default_factory=dict)
     offset: int = -1
+    time_ms: int = -1
 
     @property
     def origin(self) -> Origin:

@@ -223,7 +223,7 @@ def _links(memory: Memory, tenant: str, ids: Collection[str], now_s: float) -> d
     links: dict[tuple[str, str], list[Link]] = {}
     for edge in memory.edges_among(tenant, ids):
         weight = memory.weight_of(edge, now_s)
-        if weight >= LEAST_WEIGHT and not edge.pruned:
+        if weight >= LEAST_WEIGHT and not memory.pruned(edge):
             age_s = max(0.0, now_s - edge.learnt_at) if edge.outcomes else 0.0
             link = Link(edge.relation, weight, age_s, max(0, edge.outcomes))
             links.setdefault((edge.source, edge.target), []).append(link)

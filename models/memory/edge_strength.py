@@ -27,6 +27,9 @@ from ruvllm.errors import InvalidRequest
 DEFAULT_BIRTH_WEIGHT = 0.5
 CLIENT_BOUND = 2 * math.log(2)
 """B: twice the strength of an edge at birth."""
+NO_STRENGTH = 1e-9
+"""What rounding may leave of a sum that was taken back."""
+MOST_HALVINGS = 500.0
 LEAST_WEIGHT = 0.05
 LEAST_OUTCOMES = 3
 """An edge that so many outcomes left under the least weight is hidden."""
@@ -68,5 +71,5 @@ def counted(strength: float, evidence: float) -> float:
 
 
 def moved(strength: float, from_s: float, to_s: float, half_life_s: float) -> float:
-    """What a strength at one time is at another, later or earlier."""
-    return strength * math.exp2(-(to_s - from_s) / half_life_s)
+    """What a strength at one time is at another, later or earlier (at most `MOST_HALVINGS` half-lives earlier)."""
+    return strength * math.exp2(min((from_s - to_s) / half_life_s, MOST_HALVINGS))

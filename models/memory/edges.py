@@ -14,6 +14,7 @@ from dataclasses import replace
 from ruvllm.models.memory.edge_strength import (
     LEAST_OUTCOMES,
     LEAST_WEIGHT,
+    NO_STRENGTH,
     counted,
     decayed,
     half_life,
@@ -23,7 +24,7 @@ from ruvllm.models.memory.edge_strength import (
 )
 from ruvllm.models.memory.node import Edge
 
-_LEARNT = ("learnt", "evidence", "learnt_at", "outcomes", "pruned", "applied")
+_LEARNT = ("learnt", "evidence", "learnt_at", "outcomes", "pruned_at", "applied")
 
 
 class Edges:
@@ -68,11 +69,11 @@ class Edges:
         taught = contributed(known, client, amount, at, outcomes, evidence, half_life_s=self._half_life_s)
         self._set(replace(taught, applied=applied))
 
-    def prune(self, edge_id: str, at: float, applied: int) -> None:
-        """Hide an edge; not one that has been strengthened since it was decided (`at`) that nothing is left of it."""
+    def prune(self, edge_id: str, at: float) -> None:
+        """Note that nothing was left of an edge at time `at`; the last such word is in force."""
         known = self._edges.get(edge_id)
-        if known is not None and not 0 <= applied <= known.applied:
-            self._set(replace(known, pruned=not self.leads(known, at), applied=max(known.applied, applied)))
+        if known is not None and (known.pruned_at is None or known.pruned_at < at):
+            self._set(replace(known, pruned_at=at))
 
     def remove(self, edge_id: str) -> None:
         edge = self._edges.pop(edge_id, None)
@@ -98,8 +99,19 @@ class Edges:
 
     def leads(self, edge: Edge, now: float) -> bool:
         """Whether an edge leads anywhere at `now`: not if it is pruned or its outcomes left it without weight."""
-        found = self.weight(edge, now)
-        return not edge.pruned and found > 0.0 and (found >= LEAST_WEIGHT or edge.outcomes < LEAST_OUTCOMES)
+        return self._carries(edge, now) and not self.pruned(edge)
+
+    def pruned(self, edge: Edge) -> bool:
+        """Whether an edge stays hidden: with all outcomes that are known now, nothing is left of it at `pruned_at`.
+
+        So what was bad does not come back because it fades, but a good outcome brings an edge back, and so does
+        taking back the bad ones.
+        """
+        return edge.pruned_at is not None and not self._carries(edge, edge.pruned_at)
+
+    def _carries(self, edge: Edge, at: float) -> bool:
+        found = self.weight(edge, at)
+        return found > 0.0 and (found >= LEAST_WEIGHT or edge.outcomes < LEAST_OUTCOMES)
 
     def _set(self, edge: Edge) -> None:
         self.remove(edge.edge_id)
@@ -115,10 +127,10 @@ def _birth(edge: Edge) -> tuple[float, float, str, str, str]:
 
 def by_client(edge: Edge, now: float, half_life_s: float) -> dict[str, float]:
     """Client -> what it counts of an edge's strength at `now`, seconds since the epoch."""
-    elapsed_s = now - edge.learnt_at
     return {
         client: counted(
-            decayed(strength, elapsed_s, half_life_s), decayed(edge.evidence.get(client, 0.0), elapsed_s, half_life_s)
+            moved(strength, edge.learnt_at, now, half_life_s),
+            moved(edge.evidence.get(client, 0.0), edge.learnt_at, now, half_life_s),
         )
         for client, strength in edge.learnt.items()
     }
@@ -127,18 +139,21 @@ def by_client(edge: Edge, now: float, half_life_s: float) -> dict[str, float]:
 def contributed(
     edge: Edge, client: str, amount: float, at: float, outcomes: int, evidence: float | None, *, half_life_s: float
 ) -> Edge:
-    """An edge that has learnt `amount` more from a client at time `at` (seconds since the epoch)."""
+    """An edge that has learnt `amount` more from a client at time `at` (seconds since the epoch).
+
+    A client all of whose outcomes were taken back is forgotten, and with the last of them all that was learnt.
+    """
     reference = max(edge.learnt_at, at)
 
     def added(known: Mapping[str, float], more: float) -> dict[str, float]:
         sums = {c: moved(s, edge.learnt_at, reference, half_life_s) for c, s in known.items()}
         return {**sums, client: sums.get(client, 0.0) + moved(more, at, reference, half_life_s)}
 
-    return replace(
-        edge,
-        learnt=added(edge.learnt, amount),
-        evidence=added(edge.evidence, outcomes * abs(amount) if evidence is None else evidence),
-        learnt_at=reference,
-        outcomes=edge.outcomes + outcomes,
-        pruned=edge.pruned and amount <= 0,
-    )
+    learnt = added(edge.learnt, amount)
+    heard = added(edge.evidence, outcomes * abs(amount) if evidence is None else evidence)
+    left = edge.outcomes + outcomes
+    if max(abs(learnt[client]), abs(heard[client])) <= NO_STRENGTH * abs(moved(amount, at, reference, half_life_s)):
+        del learnt[client], heard[client]
+    if outcomes < 0 and not left and all(abs(value) < NO_STRENGTH for value in (*learnt.values(), *heard.values())):
+        learnt, heard = {}, {}
+    return replace(edge, learnt=learnt, evidence=heard, learnt_at=reference if learnt else 0.0, outcomes=left)

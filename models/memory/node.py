@@ -58,8 +58,9 @@ class Edge:
 
     `birth_weight` is w in [0, 1) at `born_at`; an edge that was only learnt has no birth. `learnt`: client ->
     sum of its outcomes' strengths, `evidence`: client -> sum of their sizes, both as at `learnt_at` (times in
-    seconds since the epoch; `edge_strength.py` says what they count). `applied` is the offset of the last
-    change in the edge's partition of the log, -1 if that is not known.
+    seconds since the epoch; `edge_strength.py` says what they count). `pruned_at`: when it was last decided that
+    nothing is left of it. `applied` is the offset of the last change in the edge's partition of the log, -1 if
+    that is not known.
     """
 
     edge_id: str
@@ -73,8 +74,13 @@ class Edge:
     evidence: Mapping[str, float] = field(default_factory=dict)
     learnt_at: float = 0.0
     outcomes: int = 0
-    pruned: bool = False
+    pruned_at: float | None = None
     applied: int = -1
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is known of it but its place in the log: all that was learnt was taken back."""
+        return self.born_at is None and not self.learnt and not self.outcomes
 
     def record(self) -> dict[str, Any]:
         """Every field, as JSON knows it."""
@@ -97,12 +103,14 @@ class Contents:
     edges: tuple[Edge, ...]
 
     def digest(self) -> str:
-        """SHA-256 over all fields but places in the log, and vector bytes, in hexadecimal."""
+        """SHA-256 over all fields but places in the log, and vector bytes, in hexadecimal; blank edges aside."""
         sha = hashlib.sha256()
         for node in self.nodes:
             sha.update(orjson.dumps(node.record(), option=orjson.OPT_SORT_KEYS))
             sha.update(node.vector.astype("<f4", copy=False).tobytes())
         for edge in self.edges:
+            if edge.is_blank:
+                continue
             record = {name: value for name, value in edge.record().items() if name != "applied"}
             sha.update(orjson.dumps(record, option=orjson.OPT_SORT_KEYS))
         return sha.hexdigest()

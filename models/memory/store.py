@@ -141,10 +141,10 @@ class Memory:
         with self.lock:
             self._at(edge.tenant).edges.contribute(edge, client, amount, at, outcomes, evidence)
 
-    def prune_edge(self, tenant: str, edge_id: str, at: float, *, applied: int = -1) -> None:
+    def prune_edge(self, tenant: str, edge_id: str, at: float) -> None:
         """Hide an edge that leads nowhere at time `at`, until a good outcome reaches it; what it learnt stays."""
         with self.lock:
-            self._of(tenant).edges.prune(edge_id, at, applied)
+            self._of(tenant).edges.prune(edge_id, at)
 
     def remove_edge(self, tenant: str, edge_id: str) -> None:
         """Forget an edge and what it has learnt."""
@@ -236,6 +236,10 @@ class Memory:
     def leads(self, edge: Edge, now: float) -> bool:
         """Whether an edge leads anywhere at `now`: not if it is pruned or its outcomes left it without weight."""
         return self._of(edge.tenant).edges.leads(edge, now)
+
+    def pruned(self, edge: Edge) -> bool:
+        """Whether an edge was pruned, and no outcome known since has brought it back."""
+        return self._of(edge.tenant).edges.pruned(edge)
 
     def expand(
         self,

@@ -4,7 +4,7 @@ Invariant: the fold of `changes(read_export(file))` holds the very nodes, member
 were written; only places in the log (`Edge.applied`) are left behind, for they mean nothing in another log.
 A file whose content does not have the digest in its first line is not read.
 
-    {"memory": 2, "embedder": ..., "digest": ..., ...}    the head
+    {"memory": 3, "embedder": ..., "digest": ..., ...}    the head
     {"node": {..., "vector": "<base64 of float32>"}}       one for each member, the one that shows first
     {"edge": {..., "learnt": {"<client>": strength}, "evidence": {"<client>": strength}}}
 
@@ -31,7 +31,7 @@ from ruvllm.schemas.ids import content_id
 from ruvllm.schemas.memory import EdgeAdded, EdgeContributed, EdgePruned, MemoryChange, NodeAdded
 from ruvllm.schemas.vector import decode_vector, encode_vector
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 
 _NODE = {field.name for field in fields(Node)}
 _EDGE = {field.name for field in fields(Edge)} - {"applied"}
@@ -40,7 +40,7 @@ _EDGE = {field.name for field in fields(Edge)} - {"applied"}
 class Head(Value):
     """The first line. `log` and `offsets` (partition -> next offset) say what it was folded from."""
 
-    memory: Literal[2] = FORMAT
+    memory: Literal[3] = FORMAT
     embedder: str
     dimension: int
     half_life_s: float
@@ -99,11 +99,9 @@ def write_export(
 def contents_of(memory: Memory, tenant: str | None) -> Contents:
     """What memory holds of one tenant, or of all if none is named, in canonical order."""
     contents = memory.contents()
-    if tenant is None:
-        return contents
     return Contents(
-        tuple(node for node in contents.nodes if node.tenant == tenant),
-        tuple(edge for edge in contents.edges if edge.tenant == tenant),
+        tuple(node for node in contents.nodes if tenant in (None, node.tenant)),
+        tuple(edge for edge in contents.edges if tenant in (None, edge.tenant) and not edge.is_blank),
     )
 
 
@@ -237,7 +235,7 @@ def _node_added(node: Node, origin: str) -> NodeAdded:
 
 
 def _edge_changes(edge: Edge, origin: str) -> Iterator[MemoryChange]:
-    """Birth, then what was learnt, then pruned: a good contribution would bring a pruned edge back."""
+    """Birth, what was learnt, and when it was pruned."""
 
     def named(what: str) -> dict[str, Any]:
         change_id = content_id("ch", "import", origin, edge.tenant, edge.edge_id, what)
@@ -249,8 +247,8 @@ def _edge_changes(edge: Edge, origin: str) -> Iterator[MemoryChange]:
     learnt_at = _time(edge.learnt_at)
     sums = sorted(edge.learnt.items())
     sign = 1 if edge.outcomes >= 0 else -1
-    for number in range(max(len(sums), abs(edge.outcomes)) if sums else 0):
-        client, amount = sums[number] if number < len(sums) else (sums[0][0], 0.0)
+    for number in range(max(len(sums), abs(edge.outcomes))):
+        client, amount = sums[number] if number < len(sums) else (sums[0][0] if sums else "", 0.0)
         yield EdgeContributed(
             **named(str(number)),
             **ends,
@@ -261,8 +259,8 @@ def _edge_changes(edge: Edge, origin: str) -> Iterator[MemoryChange]:
             evidence=edge.evidence.get(client, 0.0) if number < len(sums) else 0.0,
             outcomes=sign if number < abs(edge.outcomes) else 0,
         )
-    if edge.pruned:
-        yield EdgePruned(**named("pruned"), time=learnt_at, reason="it was pruned where it was exported")
+    if edge.pruned_at is not None:
+        yield EdgePruned(**named("pruned"), time=_time(edge.pruned_at), reason="it was pruned where it was exported")
 
 
 def _time(seconds: float) -> datetime:

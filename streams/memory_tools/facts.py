@@ -134,7 +134,7 @@ def of_tenant(memory: Memory, tenant: str, now: float) -> TenantFacts:
         edges_by_relation={r: _of_relation(memory, found, now) for r, found in by_relation.items()},
         waiting=sum(edge.source not in kinds or edge.target not in kinds for edge in edges),
         idle=sum(not memory.leads(edge, now) for edge in edges),
-        pruned=sum(edge.pruned for edge in edges),
+        pruned=sum(memory.pruned(edge) for edge in edges),
         clients=len({client for edge in edges for client in edge.learnt}),
     )
 
@@ -231,7 +231,7 @@ def of_edge(memory: Memory, edge: Edge, now: float) -> EdgeFacts:
         learnt=dict(sorted(by_client(edge, now, memory.half_life_s).items())),
         use=edge.outcomes,
         leads=memory.leads(edge, now),
-        pruned=edge.pruned,
+        pruned=memory.pruned(edge),
     )
 
 

@@ -53,6 +53,8 @@ from ruvllm.schemas.outcome import (
     JudgementSettled,
     JudgementState,
     ReinforcementState,
+    Retract,
+    Retraction,
     Served,
 )
 from ruvllm.schemas.request import Ask, Constraints, Fault, Message, Rate, Response, Source, Usage
@@ -211,6 +213,11 @@ NODE = {
     "embedder": "hashing-v1-384",
     "vector": VECTOR,
 }
+RETRACTION = Retraction(
+    reason="a wrong source",
+    contributions={"e-1": Contribution(source="n-1", target="n-2", relation="co_retrieved", amount=0.25)},
+    nodes=("n-3",),
+)
 JUDGED = Judged(
     **IDENTITY,
     interaction_id="ix-1",
@@ -230,6 +237,7 @@ JUDGED = Judged(
     candidates=("n-1", "n-2"),
     tier="135m",
     judge_ms=1.5,
+    retraction=None,  # told by Retract
 )
 
 SAMPLES: tuple[Event, ...] = (
@@ -331,6 +339,7 @@ SAMPLES: tuple[Event, ...] = (
     EdgePruned(**MEMORY, edge_id="e-1", reason="its outcomes left it without weight"),
     MemoryFolded(tenant="harbour", time=TIME, view_id="answer-1", offsets={"0": 7}),
     JUDGED,
+    Retract(**IDENTITY, interaction_id="ix-1", retraction=RETRACTION, outcome=JUDGED),
     JudgementDoubted(
         **IDENTITY,
         interaction_id="ix-1",
@@ -340,7 +349,7 @@ SAMPLES: tuple[Event, ...] = (
         support=(0.75,),
     ),
     JudgementSettled(**IDENTITY, interaction_id="ix-1", log_odds=-1.25, model="135m", judge_ms=850.5),
-    JudgementState(**IDENTITY, interaction=INTERACTION, ratings=(RATING,), outcome=JUDGED),
+    JudgementState(**IDENTITY, interaction=INTERACTION, ratings=(RATING,), outcome=JUDGED, retracted=True),
     CandidatesCredited(**IDENTITY, interaction_id="ix-1", revision=1, credit={"n-1": 0.5}),
     ReinforcementState(
         **IDENTITY,
@@ -348,6 +357,7 @@ SAMPLES: tuple[Event, ...] = (
         revision=1,
         contributions={"e-1": Contribution(source="n-1", target="n-2", relation="co_retrieved", amount=-0.25)},
         nodes=("q-1",),
+        retracted=True,
     ),
     TrainingRecorded(
         **RUN,

@@ -193,7 +193,7 @@ def test_an_edge_that_failed_too_often_is_pruned(world):
     for client in "xyz":
         changes += world.learn(world.outcome(f"q{client}", 0.0, {"a": 0.0, "b": 0.0}, client=client))
     assert [type(c) for c in changes].count(EdgePruned) == 1
-    assert world.memory.edge("default", edge).pruned
+    assert world.memory.pruned(world.memory.edge("default", edge))
     assert world.memory.expand("default", ["a"], hops=1, now=world.clock.now().timestamp()) == []
 
 
@@ -212,7 +212,7 @@ def test_an_edge_is_not_pruned_for_what_the_view_had_not_seen(world):
     assert EdgePruned in {type(c) for c in changes}
     # then the edge lives on with what the good outcome gave
     world.catch_up()
-    assert not world.memory.edge("default", edge).pruned
+    assert not world.memory.pruned(world.memory.edge("default", edge))
 
 
 def test_a_revision_that_comes_before_its_first_is_seen_has_the_effect_of_the_difference():

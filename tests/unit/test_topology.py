@@ -24,7 +24,7 @@ from tests.unit.sample_events import BY_KIND, SAMPLES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 PAGES = describe.reference()
-BY_USERS = {"request.submitted", "feedback.submitted", "document.submitted"}
+BY_USERS = {"request.submitted", "feedback.submitted", "document.submitted", "retraction.submitted"}
 BY_EVERY_STAGE = {FAILURES}
 BY_MEMORY_VIEWS = {"memory.folded"}
 BY_TRAINERS = {"training.recorded"}
