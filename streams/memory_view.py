@@ -22,14 +22,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from ruvllm.agents.clock import Clock
-from ruvllm.agents.memory_fold import CHANGES, fold
 from ruvllm.agents.outbox import Emit
 from ruvllm.errors import BrokerUnavailable, RuvllmError
 from ruvllm.models.memory.snapshot import load_latest, save
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import MemoryFolded
-from ruvllm.streams.guard import read
+from ruvllm.streams.folding import fold_records
 from ruvllm.streams.log_reader import record_of
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record
@@ -210,12 +209,9 @@ class MemoryView:
         return await asyncio.shield(working)
 
     def _fold(self, records: Sequence[Record]) -> None:
-        for record in records:
-            try:
-                fold(self.memory, read(record, CHANGES), record.offset)  # type: ignore[arg-type]
-            except RuvllmError as error:  # a newer writer's event, or a foreign embedder's: leave it out, say so
-                log.error("memory_change_left_out", partition=record.partition, offset=record.offset, error=str(error))
-            self._since_snapshot += 1
+        for reason in fold_records(self.memory, records):
+            log.error("memory_change_left_out", reason=reason)
+        self._since_snapshot += len(records)
 
     async def _snapshot(self) -> None:
         assert self._log_id is not None

@@ -8,7 +8,7 @@ offsets: the same snapshot's loader, the same fold, and what a worker leaves out
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,12 @@ from pathlib import Path
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from ruvllm.agents.memory_fold import CHANGES, fold
-from ruvllm.errors import InvalidConfiguration, RuvllmError
+from ruvllm.errors import InvalidConfiguration
 from ruvllm.models.memory.snapshot import load_latest
 from ruvllm.models.memory.store import Memory
 from ruvllm.streams.connection import connected
-from ruvllm.streams.guard import read
+from ruvllm.streams.folding import fold_records
 from ruvllm.streams.log_reader import partitions_of, record_of
-from ruvllm.streams.records import Record
 from ruvllm.streams.serial import SerialLog
 from ruvllm.streams.topics import log_id_of
 from ruvllm.streams.topology import Names
@@ -80,7 +78,7 @@ async def fold_to_end(bootstrap: str, names: Names, new_memory: NewMemory, state
         while any([await consumer.position(place) < ends[place] for place in places]):
             for messages in (await consumer.getmany(timeout_ms=100, max_records=500)).values():
                 folded += len(messages)
-                left_out += _fold(memory, map(record_of, messages))
+                left_out += fold_records(memory, map(record_of, messages))
         reached = {str(place.partition): await consumer.position(place) for place in places}
     _complain(left_out)
     offsets = {partition: offset for partition, offset in reached.items() if offset}
@@ -95,7 +93,7 @@ def fold_file(file: Path, names: Names, new_memory: NewMemory) -> Folded:
     serial.close()
     records = serial.topics.get(names.topic("memory.changed"), [])
     memory = new_memory()
-    left_out = _fold(memory, records)
+    left_out = fold_records(memory, records)
     _complain(left_out)
     end = len(records)
     offsets = {"0": end} if end else {}
@@ -110,17 +108,6 @@ async def log_now(bootstrap: str, names: Names) -> tuple[str, Spans]:
         places = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
         beginnings, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
     return await log_id_of(bootstrap, topic), {str(t.partition): (beginnings[t], ends[t]) for t in places}
-
-
-def _fold(memory: Memory, records: Iterable[Record]) -> list[str]:
-    """Fold records; why some were left out, as `MemoryView` leaves them out: a newer writer's, a foreign embedder's."""
-    left_out = []
-    for record in records:
-        try:
-            fold(memory, read(record, CHANGES), record.offset)  # type: ignore[arg-type]
-        except RuvllmError as error:
-            left_out.append(f"partition {record.partition}, offset {record.offset}: {error}")
-    return left_out
 
 
 def _complain(left_out: list[str]) -> None:
