@@ -137,22 +137,22 @@ class Checkpoint:
         before = np.zeros(HIDDEN, dtype=np.float32) if hidden is None else hidden
         for name, array, length in (("features", features, INPUTS), ("hidden", before, HIDDEN)):
             # A sum is finite only if all of its terms are; 0 * inf is NaN as well.
-            if array.shape != (length,) or not math.isfinite(array @ array):
+            if array.shape != (length,) or not math.isfinite(array.dot(array)):
                 raise InvalidConfiguration(
                     f"the router's {name} have shape {array.shape}; it needs ({length},) finite numbers"
                 )
         after = self.cell.step(features.astype(np.float32, copy=False), before.astype(np.float32, copy=False))
         after.flags.writeable = False
-        given = self.parameters
-        scores = given.heads @ after
-        scores += given.head_bias
-        scores[: len(self.arms.tiers)] += given.past @ features[PAST]
-        latencies = np.exp(np.minimum(given.latency @ after + given.latency_bias, LONGEST_LOG_S))
+        rows, bias = self._readout
+        tiers = len(self.arms.tiers)
+        scores = rows.dot(after)
+        scores += bias
+        scores[:tiers] += self.parameters.past.dot(features[PAST])
         values = scores.tolist()
         return Prediction(
             hidden=after,
             logits={head: values[start:stop] for head, start, stop in self._columns},
-            latency_s=latencies.tolist(),
+            latency_s=[math.exp(min(log_s, LONGEST_LOG_S)) for log_s in values[-tiers:]],
             familiarity=self._familiarity(features),
             calibration=self._calibration,
         )
@@ -176,6 +176,12 @@ class Checkpoint:
         """Head -> whether each choice was tried often enough to be taken, in the arms' order."""
         often = (self.parameters.tried > 0).tolist()
         return {head: often[start:stop] for head, start, stop in self._columns}
+
+    @cached_property
+    def _readout(self) -> tuple[Float32s, Float32s]:
+        """What reads the hidden state, in one product: the heads' rows and biases, then the latencies'."""
+        given = self.parameters
+        return np.concatenate((given.heads, given.latency)), np.concatenate((given.head_bias, given.latency_bias))
 
     @cached_property
     def _per_spread(self) -> Float32s:

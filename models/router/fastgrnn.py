@@ -91,8 +91,8 @@ class Cell:
 
     def step(self, features: Float32s, hidden: Float32s) -> Float32s:
         """(128,), (64,) float32 -> the next hidden state, (64,) float32. Changes neither argument."""
-        shared = self._w @ features
-        shared += self._u1 @ (self._u2_t @ hidden)
+        shared = self._w.dot(features)
+        shared += self._u1.dot(self._u2_t.dot(hidden))
         both = shared * self._scale
         both += self._bias
         np.tanh(both, out=both)

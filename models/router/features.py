@@ -204,7 +204,8 @@ def with_past(features: Float32s, outlook: Outlook | None) -> Float32s:
         return features
     out = features.copy()
     centred = 2.0 * outlook.quality[..., :PAST_TIERS] - 1.0
-    out[..., PAST.start : PAST.start + centred.shape[-1]] = np.nan_to_num(centred)  # nan: no past
+    centred[np.isnan(centred)] = 0.0  # no past
+    out[..., PAST.start : PAST.start + centred.shape[-1]] = centred
     out[..., PAST.stop] = outlook.similarity
     out[..., PAST.stop + 1] = np.log1p(outlook.evidence) * _PER_EVIDENCE
     out.setflags(write=False)

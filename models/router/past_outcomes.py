@@ -32,6 +32,8 @@ INDUCING: Final = 512
 RIDGES: Final = (1.0, 3.0, 10.0, 30.0, 100.0)
 PRIOR: Final = 2.0
 """Outcomes that the mean over all tiers counts for in a tier's own."""
+FARTHEST: Final = 3.0
+"""Deviations, at most: a form that was never seen is far, not infinitely far."""
 _JITTER: Final = 1e-4
 
 
@@ -75,9 +77,20 @@ class Fit:
 
     def outlook(self, vector: Float32s, form: Float32s) -> Outlook:
         """Of one question: its vector (384,), its form (30,)."""
-        kernel = np.exp(self._exponents(vector[None], form[None])[0])
-        quality: Float32s = np.clip(self.means + self.weights @ kernel, 0.0, 1.0)
-        return Outlook(quality, float(kernel.max()), float(kernel.sum()))
+        standard = form - self.form_mean
+        standard /= self.form_scale
+        np.maximum(standard, -FARTHEST, out=standard)
+        np.minimum(standard, FARTHEST, out=standard)
+        kernel = self.points.dot(np.concatenate((vector, standard)))
+        kernel += self.offsets
+        kernel -= np.float32(standard.dot(standard) / (2 * LENGTH**2))
+        np.minimum(kernel, 0.0, out=kernel)
+        np.exp(kernel, out=kernel)
+        quality = self.weights.dot(kernel)
+        quality += self.means
+        np.maximum(quality, 0.0, out=quality)
+        np.minimum(quality, 1.0, out=quality)
+        return Outlook(quality, float(kernel[kernel.argmax()]), float(kernel.sum()))
 
     def outlooks(self, vectors: Float32s, forms: Float32s) -> Outlook:
         """Of n questions: (n, 384), (n, 30)."""
@@ -161,8 +174,8 @@ def fit_table(vectors: Float32s, forms: Float32s, qualities: Float64s) -> tuple[
 
 
 def standardised(forms: Float32s, mean: Float32s, scale: Float32s) -> Float32s:
-    """Within three deviations: a form that was never seen is far, not infinitely far."""
-    found: Float32s = np.clip((forms - mean) / scale, -3.0, 3.0)
+    """In deviations from the mean, within `FARTHEST`."""
+    found: Float32s = np.clip((forms - mean) / scale, -FARTHEST, FARTHEST)
     return found
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from ruvllm.errors import InvalidConfiguration
-from ruvllm.models.router.arms import Action, Arms, Choice
+from ruvllm.models.router.arms import HEADS, Action, Arms, Choice
 from ruvllm.models.router.checkpoint import Checkpoint, Prediction
 from ruvllm.models.router.fastgrnn import Float32s, sigmoid
 from ruvllm.models.router.objective import Objective
@@ -46,29 +48,26 @@ class Behaviour:
 
     def marginals(self) -> dict[str, dict[str, float]]:
         """Head -> choice -> probability that a draw has it. Choices that are not permitted are absent."""
-        return {
-            head: {str(choice): self._of(head, choices, choice) for choice in choices}
-            for head, choices in self.permitted.by_head.items()
-        }
+        found = {}
+        for head, choices in self.permitted.by_head.items():
+            share = self.exploration * SHARES[head]
+            each = share / len(choices)
+            found[head] = of_head = dict.fromkeys(_labels(head, choices), each)
+            # min: the two terms may add up to one unit in the last place more than 1.
+            of_head[str(getattr(self.greedy, head))] = min(1.0, each + (1.0 - share))
+        return found
 
     def draw(self, seed: int) -> Action:
         """The action that this seed draws: one uniform number u for each head.
 
         u < e explores, and then u / e is uniform again and picks the choice.
         """
-        if self.exploration == 0.0:
-            return self.greedy
-        taken: dict[str, Any] = {}
-        for place, (head, choices) in enumerate(self.permitted.by_head.items()):
-            share, u = self.exploration * SHARES[head], uniform(seed, place)
-            explored = choices[min(int(u / share * len(choices)), len(choices) - 1)] if u < share else None
-            taken[head] = getattr(self.greedy, head) if explored is None else explored
-        return Action(**taken)
-
-    def _of(self, head: str, choices: Sequence[Choice], choice: Choice) -> float:
-        share = self.exploration * SHARES[head]
-        # min: the two terms may add up to one unit in the last place more than 1.
-        return min(1.0, share / len(choices) + (1.0 - share if choice == getattr(self.greedy, head) else 0.0))
+        explored: dict[str, Any] = {}
+        for u, (head, choices) in zip(uniforms(seed), self.permitted.by_head.items(), strict=True):
+            share = self.exploration * SHARES[head]
+            if u < share:
+                explored[head] = choices[min(int(u / share * len(choices)), len(choices) - 1)]
+        return replace(self.greedy, **explored) if explored else self.greedy
 
 
 class Preferred(NamedTuple):
@@ -226,7 +225,7 @@ class Router:
 
         What was hardly ever tried is taken only where nothing else is permitted; a tie goes to the smaller one.
         """
-        logits, tried = prediction.logits, self.checkpoint.tried
+        logits, tried, latency_s = prediction.logits, self.checkpoint.tried, prediction.latency_s
         temperature, by_temperature = _best(
             permitted.temperatures, self.arms.temperatures, logits["temperature"], tried["temperature"]
         )
@@ -235,10 +234,16 @@ class Router:
         for tier in permitted.tiers:
             row = self._tier[tier]
             of_tier = logits["tier"][row] + by_temperature + by_top_p
-            for column, context in enumerate(self.arms.context_tokens):
-                logit = of_tier + logits["context_tokens"][column]
-                score = objective.score(sigmoid(logit), self._costs[row][column], prediction.latency_s[row])
-                ranked = (tried["tier"][row] and tried["context_tokens"][column], *score)
+            by_context = zip(
+                self.arms.context_tokens,
+                logits["context_tokens"],
+                tried["context_tokens"],
+                self._costs[row],
+                strict=True,
+            )
+            for context, adds, often, cost in by_context:
+                logit = of_tier + adds
+                ranked = (tried["tier"][row] and often, *objective.score(sigmoid(logit), cost, latency_s[row]))
                 if best is None or ranked > best[0]:
                     best = (ranked, tier, context, logit)
         assert best is not None
@@ -279,13 +284,22 @@ class Router:
         )
 
 
-def uniform(seed: int, place: int = 0) -> float:
-    """One number in [0, 1) from a seed in 0..2^64 - 1 and a place, the same with every library and machine.
+def uniforms(seed: int) -> tuple[float, ...]:
+    """A number in [0, 1) for each head from a seed in 0..2^64 - 1, the same with every library and machine.
 
-    53 bits of a keyed hash: the log holds the seed, and anyone can draw again what was drawn.
+    53 bits each of one hash: the log holds the seed, and anyone can draw again what was drawn.
     """
-    digest = hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=8, person=b"ruvllm.route", salt=bytes([place]))
-    return (int.from_bytes(digest.digest(), "little") >> 11) * 2.0**-53
+    digest = hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=8 * len(HEADS), person=b"ruvllm.route").digest()
+    return tuple((drawn >> 11) * 2.0**-53 for drawn in _INTEGERS(digest))
+
+
+_INTEGERS = struct.Struct(f"<{len(HEADS)}Q").unpack
+
+
+@lru_cache(maxsize=1024)
+def _labels(_: str, choices: tuple[Choice, ...]) -> tuple[str, ...]:
+    """A head's choices as the log names them. By head: 1 token and a temperature of 1.0 are equal, and named apart."""
+    return tuple(map(str, choices))
 
 
 def _best(

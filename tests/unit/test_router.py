@@ -16,7 +16,7 @@ from ruvllm.models.router.arms import HEADS, Action, Arms
 from ruvllm.models.router.checkpoint import Checkpoint
 from ruvllm.models.router.fastgrnn import Cell, Parameters
 from ruvllm.models.router.features import PAST
-from ruvllm.models.router.policy import Behaviour, Router, uniform
+from ruvllm.models.router.policy import Behaviour, Router, uniforms
 
 TIERS = ("small", "middle", "large")
 ARMS = Arms(TIERS)
@@ -282,12 +282,15 @@ def test_the_seed_is_all_the_randomness_there_is():
         assert (first.action, first.probability, first.seed) == (again.action, again.probability, seed)
 
 
-def test_a_seed_draws_the_same_number_everywhere():
-    assert [uniform(s) for s in (0, 1, 2**64 - 1)] == [0.7247848180465056, 0.37234771697338, 0.9479784285993508]
-    drawn = np.array([uniform(seed) for seed in range(4000)])
+def test_a_seed_draws_the_same_numbers_everywhere():
+    assert [uniforms(s)[0] for s in (0, 1, 2**64 - 1)] == [0.09588000105164252, 0.5477768823973543, 0.42323939637186303]
+    drawn = np.array([uniforms(seed) for seed in range(4000)])
+    assert drawn.shape == (4000, len(HEADS))
     assert 0 <= drawn.min() <= drawn.max() < 1
-    shares = np.histogram(drawn, bins=10, range=(0, 1))[0] / 4000
-    assert np.abs(shares - 0.1).max() < 4 * math.sqrt(0.1 * 0.9 / 4000)
+    for of_head in drawn.T:
+        shares = np.histogram(of_head, bins=10, range=(0, 1))[0] / 4000
+        assert np.abs(shares - 0.1).max() < 4 * math.sqrt(0.1 * 0.9 / 4000)
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(len(HEADS))).max() < 4 / math.sqrt(4000)  # heads explore apart
 
 
 # --- constraints and availability -----------------------------------------------------------------
