@@ -19,6 +19,7 @@ import torch
 from ruvllm.models.learning_run import Result
 from ruvllm.models.router.answer import Answer, experience_of
 from ruvllm.models.router.arms import Action
+from ruvllm.models.router.calibration import expected_calibration_error
 from ruvllm.models.router.checkpoint import Checkpoint, Prediction
 from ruvllm.models.router.elastic import Elastic
 from ruvllm.models.router.fastgrnn import Float32s
@@ -169,16 +170,3 @@ def _decisions(asked: list[Answer], checkpoint: Checkpoint, rules: Rules) -> _De
 def _same_route(one: Action, other: Action) -> bool:
     """Sampling settings are drawn as the log drew them: what is compared is tier and context size."""
     return (one.tier, one.context_tokens) == (other.tier, other.context_tokens)
-
-
-def expected_calibration_error(confidence: Floats, quality: Floats, bins: int = 10) -> float:
-    """Mean distance of confidence and quality over equal bins, weighed by their size (Naeini et al. 2015)."""
-    if not len(confidence):
-        return 0.0
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(float(confidence[place == b].mean()) - float(quality[place == b].mean())) * float((place == b).mean())
-        for b in range(bins)
-        if (place == b).any()
-    ]
-    return float(sum(gaps))

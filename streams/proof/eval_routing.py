@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from ruvllm.errors import InvalidRequest, MissingRequirement
 from ruvllm.models.router.baselines import Always, baselines
+from ruvllm.models.router.calibration import expected_calibration_error
 from ruvllm.models.router.learner import Float32s, Learner
 from ruvllm.streams.proof.retrieval_scores import interval
 from ruvllm.streams.proof.routing_scores import (
     Float64s,
     apgr,
     best_single,
+    cheapest_good,
     chosen,
     cpt,
     non_dominated,
@@ -39,6 +41,8 @@ LEARNERS: Final = (JUDGED, *baselines(2, 0))
 FOLDS: Final = 5
 COST_WEIGHT: Final = 0.1
 """Of the reward: quality that is worth the dearest model's cost."""
+GOOD: Final = 0.5
+"""A quality that is good enough: where the cheapest tier that reaches it is to be found."""
 FRACTION: Final = 0.4
 """Of the best single model's cost: where the curve is read once more."""
 Say = Callable[[str], None]
@@ -65,6 +69,8 @@ class Tally:
     points: list[Float64s] = field(default_factory=list)
     gap: list[tuple[float | None, float | None, float | None]] = field(default_factory=list)
     weight: list[float] = field(default_factory=list)
+    calibration_error: list[float] = field(default_factory=list)
+    cheapest: list[float] = field(default_factory=list)
 
     def add(self, rows: Rows, tested: Answered, tiers: NDArray[np.int64], largest: float, single: int) -> None:
         """Count the tiers (n,) that were taken. `single`: the best single model, to compare with."""
@@ -74,6 +80,13 @@ class Tally:
         self.cost.append(cost)
         self.reward.append(reward(quality, cost, largest, COST_WEIGHT))
         self.gain.append(quality - tested.qualities[:, single])
+
+    def expect(self, predicted: Float32s, tested: Answered, tiers: NDArray[np.int64]) -> None:
+        """Compare predictions (n, T) with what came of it: of the tiers taken, and of which would have done."""
+        expected = np.clip(taken(predicted, tiers), 0.0, 1.0)
+        self.calibration_error.append(expected_calibration_error(expected, taken(tested.qualities, tiers)))
+        agreed = cheapest_good(predicted, GOOD) == cheapest_good(tested.qualities, GOOD)
+        self.cheapest.append(float(agreed.mean()))
 
 
 def learner(name: str, tiers: int, seed: int) -> Learner:
@@ -135,6 +148,7 @@ def full(splits: Sequence[Split], names: Sequence[str], say: Say) -> dict[str, A
             tally, tested = tallies[name], split.tested
             tally.add(split.rows, tested, chosen(predicted, mean_costs, weight), largest, single)
             tally.weight.append(weight)
+            tally.expect(predicted, tested, chosen(predicted, mean_costs, weight))
             points = sweep(predicted, tested.qualities, tested.costs, mean_costs)
             tally.points.append(points[:1] if _is_fixed(name) else points)
             if tiers == 2:
@@ -165,6 +179,8 @@ def row(tally: Tally, budget: float) -> dict[str, Any]:
         "ci95": paired(tally.rows, tally.gain),
         "curve": None if points is None else np.round(points, 4).tolist(),
         "quality_at_40_percent_cost": None if at is None else round(at, 4),
+        "calibration_error": _mean(tally.calibration_error),
+        "cheapest_good": _mean(tally.cheapest),
         "cost_weights": [round(weight, 5) for weight in tally.weight],
     }
 

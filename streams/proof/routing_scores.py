@@ -88,6 +88,13 @@ def chosen(predicted: Floats, mean_costs: Floats, weight: float) -> Tiers:
     return found
 
 
+def cheapest_good(table: Floats, threshold: float) -> Tiers:
+    """(n, T) qualities, known or predicted -> (n,): the cheapest tier that reaches a threshold, or the best of none."""
+    good = table >= threshold
+    found: Tiers = np.where(good.any(axis=1), good.argmax(axis=1), table.argmax(axis=1))
+    return found
+
+
 def taken(table: Floats, tiers: Tiers) -> Float64s:
     """(n, T), (n,) -> (n,): of each row the value of its tier."""
     found: Float64s = table[np.arange(len(tiers)), tiers].astype(np.float64)

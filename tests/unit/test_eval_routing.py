@@ -291,6 +291,8 @@ def test_the_report_has_the_keys_that_were_agreed(tmp_path: Path) -> None:
     assert knn["ci95"][0] > 0.0
     assert knn["cost"] < best["cost"]
     assert knn["quality"] == pytest.approx(found["oracle"], abs=0.01)
+    assert knn["calibration_error"] < 0.1 and knn["cheapest_good"] > 0.95
+    assert found["policies"]["random"]["cheapest_good"] < 0.8 < 1 - knn["calibration_error"]
     assert knn["reward"] == pytest.approx(knn["quality"] - 0.1 * knn["cost"] / 10.0, abs=1e-3)
     assert found["policies"]["always-largest"]["curve"] == [[10.0, best["quality"]]]
     assert found["policies"]["random"]["apgr"] == pytest.approx(0.5, abs=0.1)

@@ -21,9 +21,10 @@ from ruvllm.streams import training as runs
 torch = pytest.importorskip("torch")
 
 from ruvllm.models.router import training  # noqa: E402
+from ruvllm.models.router.calibration import expected_calibration_error  # noqa: E402
 from ruvllm.models.router.elastic import Elastic  # noqa: E402
 from ruvllm.models.router.fitting import estimates, fit_checkpoint  # noqa: E402
-from ruvllm.models.router.run import expected_calibration_error, run  # noqa: E402
+from ruvllm.models.router.run import run  # noqa: E402
 
 TIERS = ("350m", "700m", "1.2b", "2.6b")
 ARMS = Arms(TIERS, (2048,), (0.0,), (1.0,))
