@@ -45,18 +45,22 @@ async def accept_request(ask: Ask, origin: Origin, limits: Limits, clock: Clock)
     """Validate a request and give it its event time and deadline. Raises InvalidRequest's kinds."""
     now = clock.now()
     _check_tenant(ask.tenant, limits)
-    messages = _messages(ask, limits)
-    _check_tiers(ask, limits)
-    _check_size(ask, limits)
-    if ask.reply_to is not None and ask.reply_to not in limits.reply_to:
-        raise ReplyToNotAllowed(f"`reply_to` is {reprlib.repr(ask.reply_to)}, which is not on the list")
+    _check_reply_to(ask, limits)
+    try:
+        messages = _messages(ask, limits)
+        _check_tiers(ask, limits)
+        _check_size(ask, limits)
+        deadline = _deadline(ask, now, limits)
+    except InvalidRequest as error:
+        error.reply_to = ask.reply_to
+        raise
     request_id = _given_id(ask, "request_id") or _id_from(origin)
     return Turn(
         tenant=ask.tenant,
         session=ask.session or request_id,
         request_id=request_id,
         time=now,
-        deadline=_deadline(ask, now, limits),
+        deadline=deadline,
         request=Request(
             messages=messages,
             constraints=ask.constraints,
@@ -101,6 +105,11 @@ def _id_from(origin: Origin) -> str:
 def _check_tenant(tenant: str, limits: Limits) -> None:
     if tenant not in limits.tenants:
         raise TenantNotAllowed(f"tenant {tenant!r} is not known here")
+
+
+def _check_reply_to(ask: Ask, limits: Limits) -> None:
+    if ask.reply_to is not None and ask.reply_to not in limits.reply_to:
+        raise ReplyToNotAllowed(f"`reply_to` is {reprlib.repr(ask.reply_to)}, which is not on the list")
 
 
 def _messages(ask: Ask, limits: Limits) -> tuple[Message, ...]:

@@ -21,6 +21,7 @@ class RuvllmError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint or self.default_hint
+        self.reply_to: str | None = None  # a topic that was found to be allowed: it gets a copy of the refusal
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}] {self.hint}"

@@ -67,6 +67,6 @@ async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
 def record_of(message: Any) -> Record:
     """What a consumer delivers, Faust's or aiokafka's, as a record. A header without a value is empty."""
     headers: Mapping[str, bytes] = {name: value or b"" for name, value in message.headers or ()}
-    return Record(
-        message.topic, message.partition, message.key, message.value, headers, message.offset, message.timestamp
-    )
+    at = message.timestamp
+    time_ms = round(at * 1000) if isinstance(at, float) else at  # Faust has made seconds of it
+    return Record(message.topic, message.partition, message.key, message.value, headers, message.offset, time_ms)

@@ -127,6 +127,7 @@ def failure_of(record: Record, error: BaseException, *, stage: str, time: Any, n
         time=time,
         fault=Fault(code=known.code, message=known.message, hint=known.hint, stage=stage),
         origin=record.origin if stage == "intake" else None,
+        reply_to=known.reply_to,
     )
 
 

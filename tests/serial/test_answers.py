@@ -9,7 +9,8 @@ import pytest
 from ruvllm.agents.generate import NOTHING_IN_MEMORY
 from ruvllm.models.pool.prompt import ABSTENTION
 from ruvllm.models.router.arms import HEADS
-from ruvllm.schemas.request import Ask, Constraints, Message, Rate
+from ruvllm.schemas.request import Ask, Constraints, Message, Rate, Response
+from ruvllm.schemas.wire import decode
 from tests.manual_clock import START
 from tests.serial.island import GOATS, LAMPS, ingest, put, told
 
@@ -90,6 +91,14 @@ async def test_constraints_are_obeyed(system):
     assert (route.temperature, route.top_p, route.tier) == (1.5, 0.5, "135m")
     assert system.events("interaction.recorded")[-1].generation.seed == 7
     assert (await system.ask(question, stop=(" great",))).text == "Osk Arrin keeps the"
+
+
+async def test_a_refusal_goes_to_its_reply_to_too(system):
+    # given a request that is refused and names a topic on the list; when handled; then that gets the error as well
+    await system.send(Ask(prompt=" ", request_id="r-1", reply_to="answers.harbour"))
+    await system.run()
+    (copy,) = system.log.topics["answers.harbour"]
+    assert decode((Response,), copy.value).error.code == "empty_prompt"
 
 
 async def test_a_reply_to_gets_a_copy(system):

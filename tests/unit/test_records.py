@@ -118,9 +118,16 @@ def test_a_dead_letter_that_is_too_large_keeps_the_start_and_says_where_the_rest
 def test_a_header_without_a_value_is_empty():
     # given what a consumer delivers where a header has no value; when read; then its failure can still be named
     message = SimpleNamespace(
-        topic=REQUESTS, partition=3, offset=41, key=None, value=b"?", headers=(("request-id", None), ("session", b"s"))
+        topic=REQUESTS,
+        partition=3,
+        offset=41,
+        key=None,
+        value=b"?",
+        timestamp=1_500,
+        headers=(("request-id", None), ("session", b"s")),
     )
     read = record_of(message)
+    assert read.time_ms == record_of(SimpleNamespace(**{**vars(message), "timestamp": 1.5})).time_ms == 1_500
     assert read.headers == {"request-id": b"", "session": b"s"}
     assert failure(read) is None
     assert kind_of(read.headers) is None
