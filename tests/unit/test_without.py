@@ -45,6 +45,7 @@ outcomes = st.tuples(
 )
 documents = st.tuples(st.just("document"), st.sampled_from(["d", "e"]), st.sampled_from(ORDERS))
 steps = st.lists(st.one_of(outcomes, outcomes, outcomes, documents), min_size=1, max_size=14)
+later = st.lists(outcomes, max_size=4)
 
 
 def content(order):
@@ -52,11 +53,15 @@ def content(order):
 
 
 def live(history):
-    """A world that has been through a history, and of each request the last revision."""
+    """A world that has been through a history."""
     world = World()
     world.put("d", content((0, 1, 2)))
     world.put("e", content((1, 0)))
-    revisions = {}
+    go_on(world, history)
+    return world
+
+
+def go_on(world, history):
     for kind, *facts in history:
         world.clock.advance(3_600)
         if kind == "document":
@@ -64,14 +69,13 @@ def live(history):
             continue
         request, quality, served, accepted, client, days = facts
         known = sorted(n.node_id for n in world.memory.contents().nodes if n.kind != "question")
-        revisions[request] = revisions.get(request, -1) + 1
         first = world.last.get(f"q{request}")
         world.learn(
             world.outcome(
                 f"q{request}",
                 quality,
                 {known[i % len(known)]: support for i, support in served if known},
-                revision=revisions[request],
+                revision=first.revision + 1 if first else 0,
                 question=QUESTIONS[request % 4],
                 answer=ANSWERS[request % 2],
                 accepted=accepted,
@@ -79,7 +83,6 @@ def live(history):
                 time=first.time if first else START + timedelta(days=days),
             )
         )
-    return world
 
 
 def folded(world, changes):
@@ -103,9 +106,10 @@ def found(world, memory, question):
 
 
 @settings(deadline=None, max_examples=12, phases=EXPLAINED)
-@given(steps, st.sets(st.integers(0, 7), max_size=5), st.sets(st.sampled_from(["d", "e"])), st.data())
-def test_memory_after_undo_is_the_fold_of_the_log_without_it(history, requests, removed, data):
-    # given a history; when some requests are taken back (the owner has forgotten some) and documents removed
+@given(steps, st.sets(st.integers(0, 7), max_size=5), st.sets(st.sampled_from(["d", "e"])), later, st.data())
+def test_memory_after_undo_is_the_fold_of_the_log_without_it(history, requests, removed, after, data):
+    # given a history; when some requests are taken back (the owner has forgotten some), documents are removed, and
+    # life goes on
     world = live(history)
     requests = sorted(f"q{r}" for r in requests if f"q{r}" in world.last)
     taught = taught_by(world.changes)
@@ -121,6 +125,7 @@ def test_memory_after_undo_is_the_fold_of_the_log_without_it(history, requests, 
         world.take_back(request, told)
     for name in sorted(removed):
         world.put(name, None)
+    go_on(world, after)
     # then memory is the fold of the filtered log, and finds the same
     without = Without(
         frozenset(f"ix-{request}" for request in requests), frozenset(("default", name) for name in removed)
@@ -184,6 +189,20 @@ def test_a_pruned_edge_comes_back_when_what_was_bad_is_taken_back():
         world.take_back(request)
     # then it leads again
     assert all(world.memory.leads(world.memory.edge("default", e), START.timestamp()) for e in hidden)
+
+
+def test_what_was_pruned_for_what_is_taken_back_is_judged_by_what_is_left():
+    # given an edge that only outcomes made and wore out; when all of them are taken back, and a bad one comes
+    good = ("outcome", 0, 0.8, [(0, 1.0), (1, 1.0)], None, "x", 0)
+    bad = [("outcome", n, 0.0, [(0, 0.0), (1, 0.0)], None, client, 0) for n, client in ((1, "x"), (2, "y"), (3, ""))]
+    world = live([good, *bad])
+    (pruned, *_) = {c.edge_id for c in world.changes if isinstance(c, EdgePruned)}
+    for request in ("q0", "q1", "q2", "q3"):
+        world.take_back(request)
+    go_on(world, [("outcome", 4, 1.0, [(0, 1.0), (1, 1.0)], None, "z", -30)])
+    # then it is as it would be had they never been, decisions kept
+    other = folded(world, filtered(world.changes, Without(frozenset(f"ix-q{n}" for n in range(4)))))
+    assert (world.memory.edge("default", pruned) is not None, differ(world.memory, other)) == (True, [])
 
 
 def test_an_outcome_on_an_edge_that_its_document_states_no_more_leaves_nothing():
