@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from ruvllm.errors import InvalidRequest
 from ruvllm.streams.cli.context import of, run
@@ -74,7 +75,7 @@ def undo(
             here.console.print(line)
         typer.confirm("take it back?", abort=True)
     if does:
-        _carry_out(context, plan, serial_log)
+        _carry_out(context, plan, serial_log, Console(stderr=True) if as_json else here.console)
     tainted = _tainted(context, serial_log)
     if as_json:
         facts = {
@@ -144,7 +145,8 @@ def _source(context: typer.Context, serial_log: Path | None) -> Source:
     return SerialSource(serial_log, names) if serial_log else KafkaSource(bootstrap_of(settings), names)
 
 
-def _carry_out(context: typer.Context, plan: Plan, serial_log: Path | None) -> None:
+def _carry_out(context: typer.Context, plan: Plan, serial_log: Path | None, console: Console) -> None:
+    """Returns when memory has it; how far it is shows on `console`."""
     here = of(context)
     if serial_log is not None:
         from ruvllm.streams.serial import SerialSystem
@@ -162,7 +164,7 @@ def _carry_out(context: typer.Context, plan: Plan, serial_log: Path | None) -> N
 
     bootstrap = bootstrap_of(here.settings)
     names = names_of(here.settings)
-    with bar(here.console) as progress:
+    with bar(console) as progress:
         task = progress.add_task("taking back", total=len(plan.retract) + len(plan.remove))
         if plan.remove:
             run(ingest(here.settings, bootstrap, plan.remove, progress=lambda _: progress.advance(task)))
