@@ -46,9 +46,6 @@ class TakenBack:
         self._interactions = frozenset(interactions)
         self._told: dict[tuple[str, str], _Told] = {}  # topic and interaction
 
-    def __bool__(self) -> bool:
-        return bool(self._interactions)
-
     def take(self, event: Judged | CandidatesCredited, at: Origin) -> None:
         """Fold what was said of an answer, each partition in its order. Other interactions change nothing."""
         if event.interaction_id not in self._interactions:
@@ -57,6 +54,11 @@ class TakenBack:
         told = self._told.setdefault((event.topic, event.interaction_id), _Told(str(at.partition), at.offset))
         if is_back and told.back is None:
             self._told[event.topic, event.interaction_id] = replace(told, back=at.offset)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was said of them has been taken back by now."""
+        return all(told.back is not None for told in self._told.values())
 
     def tainted(self, runs: Sequence[TrainingRecorded]) -> frozenset[str]:
         """The checkpoints of these runs (the oldest first) that are tainted."""

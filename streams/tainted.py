@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from ruvllm.agents.taint import TakenBack
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
 LEARNT_FROM = (Judged.topic, CandidatesCredited.topic)
 
 
-async def taken_back(read_topic: ReadTopic, topics: Iterable[str] = LEARNT_FROM) -> TakenBack:
-    """Where in `topics` the answers stand whose retraction was commanded. Quick where there is none."""
-    commanded = set()
-    async for record in read_topic(Retract.topic):
-        try:
-            event = read(record, (Retract,))
-        except RuvllmError:
-            continue
-        if isinstance(event, Retract):
-            commanded.add(event.interaction_id)
-    found = TakenBack(commanded)
-    for name in topics if commanded else ():
+async def commanded(read_topic: ReadTopic) -> frozenset[str]:
+    """The interactions whose retraction was commanded."""
+    return frozenset({interaction_in(record) async for record in read_topic(Retract.topic)})
+
+
+async def taken_back(
+    read_topic: ReadTopic, interactions: Collection[str], topics: Iterable[str] = LEARNT_FROM
+) -> TakenBack:
+    """Where in `topics` what was said of these interactions stands. What cannot be read has taught nothing."""
+    found = TakenBack(interactions)
+    for name in topics if interactions else ():
         async for record in read_topic(name):
-            if interaction_in(record) not in commanded:
+            if interaction_in(record) not in interactions:
                 continue
             try:
                 said = read(record, (Judged, CandidatesCredited))
@@ -61,7 +60,7 @@ async def tainted_checkpoints(source: Source) -> dict[Learner, list[str]]:
             runs.setdefault(run.learner, []).append(run)
     if not any(run.checkpoint for of_one in runs.values() for run in of_one):
         return {}
-    back = await taken_back(read_topic)
+    back = await taken_back(read_topic, await commanded(read_topic))
     found = {learner: back.tainted(of_one) for learner, of_one in runs.items()}
     return {
         learner: list(

@@ -23,7 +23,7 @@ from ruvllm.schemas.training import CheckpointChosen, Learner, TrainingRecorded
 from ruvllm.streams.log_reader import end_offsets, read_to_end
 from ruvllm.streams.records import Record
 from ruvllm.streams.sender import Sender
-from ruvllm.streams.tainted import taken_back
+from ruvllm.streams.tainted import commanded, taken_back
 from ruvllm.streams.topology import Names
 from ruvllm.streams.training import Course, ReadTopic, train
 from ruvllm.streams.wiring import Wiring
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 SEED = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learning:
     """What a trainer needs to know of a learner: its course, and the fold of what it has published.
 
@@ -43,6 +43,7 @@ class Learning:
     new_course: Callable[[], Course]
     learnt: Learnt
     goes_on: bool = False
+    _sound: tuple[str, frozenset[str]] | None = None  # what serves, and what it surely has not learnt from
 
     async def has_new(self, bootstrap: str, names: Names, after: int) -> bool:
         """Whether `after` records or more have come since the last run (transaction markers are among them)."""
@@ -71,10 +72,18 @@ class Learning:
         return await train(course, read_topic, clock, seed=seed, parent=parent, instead=instead)
 
     async def _tainted(self, read_topic: ReadTopic) -> frozenset[str]:
-        if self.learnt.serving is None:
-            return frozenset()  # what has learnt nothing is not
-        back = await taken_back(read_topic, (self.new_course().counted,))
-        return back.tainted(self.learnt.runs)
+        """The tainted checkpoints, as far as it matters: none while what serves is known to be sound."""
+        serving = self.learnt.serving
+        if serving is None:
+            return frozenset()
+        interactions = await commanded(read_topic)
+        if self._sound == (serving, interactions):
+            return frozenset()
+        back = await taken_back(read_topic, interactions, (self.new_course().counted,))
+        tainted = back.tainted(self.learnt.runs)
+        if back.is_settled and serving not in tainted:
+            self._sound = serving, interactions
+        return tainted
 
 
 def learnings(wiring: Wiring, rankers: Rankers, routers: Routers) -> dict[Learner, Learning]:

@@ -159,3 +159,19 @@ async def test_what_serves_stays_where_nothing_was_taken_back_or_it_never_learnt
     # given a checkpoint that read only a; when b is taken back, or nothing is; then no run is due for that
     for events in (LOG, LOG[:2]):
         assert await run_over(served(ran("a", 1)), HELD_BACK, *events) == (False, "a", [])
+
+
+async def test_what_is_known_to_be_sound_is_not_looked_through_again():
+    # given a checkpoint that never learnt from what was taken back; when a trainer looks twice
+    reads = []
+
+    async def read_topic(name):
+        reads.append(name)
+        records = [outgoing(Emit(e), NAMES, source="test") for e in LOG if e.topic == name]
+        for offset, r in enumerate(records):
+            yield Record(r.topic, 0, r.key, r.value, r.headers, offset)
+
+    learning = Learning(lambda: Course(HELD_BACK), served(ran("a", 1)))
+    assert [await learning.is_tainted(read_topic) for _ in range(2)] == [False, False]
+    # then the second time it only looks whether more was taken back
+    assert reads == [Retract.topic, CREDITED, Retract.topic]
