@@ -37,4 +37,5 @@ def credited(event: Judged, memory: Memory) -> CandidatesCredited:
         interaction_id=event.interaction_id,
         revision=event.revision,
         credit={node_id: round(value, 6) for node_id, value in credit.items() if value > 0},
+        retracted=event.retraction is not None,
     )

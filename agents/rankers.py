@@ -22,23 +22,38 @@ class Rankers:
     def __init__(self) -> None:
         self._published: dict[str, bytes] = {}
         self._current: Ranker | None = None
-        self.last_run: TrainingRecorded | None = None
+        self.chosen: list[CheckpointChosen] = []
+        self.runs: list[TrainingRecorded] = []
 
     def apply(self, event: Event) -> None:
         """Fold one event. Other events, and those of other learners, change nothing."""
         if getattr(event, "learner", None) != "attention":
             return
         if isinstance(event, TrainingRecorded):
-            self.last_run = event
+            self.runs.append(event)
         elif isinstance(event, CheckpointPublished):
             self._published[event.checkpoint] = event.parameters
             while len(self._published) > CHECKPOINTS_KEPT:
                 del self._published[next(iter(self._published))]
         elif isinstance(event, CheckpointChosen):
+            self.chosen.append(event)
             self._current = self._load(event.checkpoint)
 
     def current(self) -> Ranker | None:
         return self._current
+
+    @property
+    def last_run(self) -> TrainingRecorded | None:
+        return self.runs[-1] if self.runs else None
+
+    @property
+    def serving(self) -> str | None:
+        """The checkpoint that ranks; None if nothing learnt does."""
+        return self._current.checkpoint if self._current else None
+
+    def packed(self, checkpoint: str | None) -> bytes | None:
+        """A published checkpoint's bytes; None for one that is no longer kept."""
+        return self._published.get(checkpoint or "")
 
     def _load(self, checkpoint: str | None) -> Ranker | None:
         raw = self._published.get(checkpoint or "")

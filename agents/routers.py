@@ -60,6 +60,12 @@ class Routers:
     def last_run(self) -> TrainingRecorded | None:
         return self.runs[-1] if self.runs else None
 
+    @property
+    def serving(self) -> str | None:
+        """The trained checkpoint that routes; None for the untrained one."""
+        name = self._current.checkpoint.id
+        return name if name in self._published else None
+
     def packed(self, checkpoint: str | None) -> bytes | None:
         """A published checkpoint's bytes; None for the untrained one or one that is no longer kept."""
         return self._published.get(checkpoint or "")

@@ -121,6 +121,7 @@ class CandidatesCredited(RequestEvent):
     interaction_id: str
     revision: int
     credit: dict[str, float] = Field(default_factory=dict, description="node id -> above 0; the others have none")
+    retracted: bool = Field(default=False, description="the answer was taken back, and with it all credit")
 
 
 class ReinforcementState(RequestEvent):

@@ -32,7 +32,6 @@ from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.settings import Settings, load_settings
 from ruvllm.streams.topology import STAGES, Names, Shape, Stage, topic
 from ruvllm.streams.trainer import learnings
-from ruvllm.streams.training import train
 from ruvllm.streams.wiring import Wiring
 
 
@@ -213,7 +212,7 @@ class SerialSystem:
             for record in self.log.topics.get(self.names.topic(name), []):
                 yield record
 
-        events = await train(learning.new_course(), read_topic, self.clock, seed=seed, parent=learning.parent())
+        events = await learning.run(read_topic, self.clock, seed=seed)
         await self.send(*events)
         self._fold_learnt()
         recorded = events[0]

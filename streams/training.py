@@ -63,11 +63,18 @@ class Course(Protocol):
 
 
 async def train(
-    course: Course, read_topic: ReadTopic, clock: Clock, *, seed: int, parent: tuple[str, bytes] | None = None
+    course: Course,
+    read_topic: ReadTopic,
+    clock: Clock,
+    *,
+    seed: int,
+    parent: tuple[str, bytes] | None = None,
+    instead: CheckpointChosen | None = None,
 ) -> list[Event]:
     """One run over the whole log; the events that record it, to be sent in order.
 
-    `parent`: name and bytes of the checkpoint that serves. Raises MissingRequirement without torch.
+    `parent`: name and bytes of the checkpoint to go on from. `instead`: the choice to make unless the run makes one.
+    Raises MissingRequirement without torch.
     """
     try:
         work, beside = course.job()
@@ -103,7 +110,8 @@ async def train(
         checkpoint=_name(course.learner, result),
         seconds=round(time.perf_counter() - started, 3),
     )
-    return [recorded, *_consequences(recorded, result, course.retires)]
+    consequences = _consequences(recorded, result, course.retires)
+    return [recorded, *(consequences or ([instead] if instead else []))]
 
 
 def _consequences(recorded: TrainingRecorded, result: Result, retires: bool) -> list[Event]:

@@ -2,7 +2,8 @@
 
 Invariant: the state is a function of the changes of each edge in their own order. A learnt strength is
 read from sums of the contributions to it, kept as at the newest of their times, so that their order does
-not matter and any of them can be taken back by its opposite.
+not matter and any of them can be taken back by its opposite. To that end what was learnt outlives what was
+stated: a removed edge shows no more, but an outcome of before can still be revised.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ruvllm.models.memory.edge_strength import (
     LEAST_OUTCOMES,
     LEAST_WEIGHT,
     NO_STRENGTH,
+    STRUCTURAL,
     counted,
     decayed,
     half_life,
@@ -65,27 +67,37 @@ class Edges:
         known = self._edges.get(edge.edge_id) or replace(edge, applied=-1)
         if 0 <= edge.applied <= known.applied:
             return
+        if not known.relation:  # all that is known of it is that it was pruned
+            known = replace(edge, applied=known.applied, pruned_at=known.pruned_at)
         applied = max(known.applied, edge.applied)
         taught = contributed(known, client, amount, at, outcomes, evidence, half_life_s=self._half_life_s)
         self._set(replace(taught, applied=applied))
 
-    def prune(self, edge_id: str, at: float) -> None:
-        """Note that nothing was left of an edge at time `at`; the last such word is in force."""
-        known = self._edges.get(edge_id)
-        if known is not None and (known.pruned_at is None or known.pruned_at < at):
+    def prune(self, tenant: str, edge_id: str, at: float) -> None:
+        """Note that nothing was left of an edge at time `at`; the last such word is in force.
+
+        It is noted of an edge of which nothing is known as well: what was taken back may be all that there was.
+        """
+        known = self._edges.get(edge_id) or Edge(edge_id, tenant, "", "", "")
+        if known.pruned_at is None or known.pruned_at < at:
             self._set(replace(known, pruned_at=at))
 
     def remove(self, edge_id: str) -> None:
-        edge = self._edges.pop(edge_id, None)
-        for end in {edge.source, edge.target} if edge else ():
-            self._touching[end].discard(edge_id)
-            if not self._touching[end]:
-                del self._touching[end]
+        """An edge is stated no more. What it has learnt stays, and shows if it is stated again."""
+        known = self._edges.get(edge_id)
+        if known is None:
+            return
+        if known.applied < 0 and known.pruned_at is None and not known.learnt:
+            self._forget(edge_id)
+        else:
+            self._set(replace(known, birth_weight=0.0, born_at=None))
 
     def at(self, node_id: str, nodes: Collection[str]) -> Iterator[Edge]:
-        """The edges of a node whose two ends are among the known nodes."""
+        """The edges of a node whose two ends are among the known nodes, those aside that are stated no more."""
         for edge_id in self._touching.get(node_id, ()):
             edge = self._edges[edge_id]
+            if edge.born_at is None and edge.relation in STRUCTURAL:
+                continue
             if edge.source in nodes and edge.target in nodes:
                 yield edge
 
@@ -111,10 +123,17 @@ class Edges:
 
     def _carries(self, edge: Edge, at: float) -> bool:
         found = self.weight(edge, at)
-        return found > 0.0 and (found >= LEAST_WEIGHT or edge.outcomes < LEAST_OUTCOMES)
+        return found > NO_STRENGTH and (found >= LEAST_WEIGHT or edge.outcomes < LEAST_OUTCOMES)
+
+    def _forget(self, edge_id: str) -> None:
+        edge = self._edges.pop(edge_id, None)
+        for end in {edge.source, edge.target} if edge else ():
+            self._touching[end].discard(edge_id)
+            if not self._touching[end]:
+                del self._touching[end]
 
     def _set(self, edge: Edge) -> None:
-        self.remove(edge.edge_id)
+        self._forget(edge.edge_id)
         self._edges[edge.edge_id] = edge
         for end in (edge.source, edge.target):
             self._touching.setdefault(end, set()).add(edge.edge_id)

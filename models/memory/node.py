@@ -56,11 +56,11 @@ class Node:
 class Edge:
     """A relation of two nodes of one tenant.
 
-    `birth_weight` is w in [0, 1) at `born_at`; an edge that was only learnt has no birth. `learnt`: client ->
-    sum of its outcomes' strengths, `evidence`: client -> sum of their sizes, both as at `learnt_at` (times in
-    seconds since the epoch; `edge_strength.py` says what they count). `pruned_at`: when it was last decided that
-    nothing is left of it. `applied` is the offset of the last change in the edge's partition of the log, -1 if
-    that is not known.
+    `birth_weight` is w in [0, 1) at `born_at`; an edge that was only learnt, or is stated no more, has no birth.
+    `learnt`: client -> sum of its outcomes' strengths, `evidence`: client -> sum of their sizes, both as at
+    `learnt_at` (times in seconds since the epoch; `edge_strength.py` says what they count). `pruned_at`: when it was
+    last decided that nothing is left of it. `applied` is the offset of the last change in the edge's partition of
+    the log, -1 if that is not known.
     """
 
     edge_id: str

@@ -31,7 +31,7 @@ from ruvllm.errors import InvalidConfiguration
 from ruvllm.models.memory.node import Contents, Edge, Float32s, Node
 from ruvllm.models.memory.store import DEFAULT_HALF_LIFE_S, Memory
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 CONTENT_FILES = ("nodes.jsonl", "vectors.npy", "edges.jsonl")
 
 log = structlog.get_logger(__name__)

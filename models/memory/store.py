@@ -144,10 +144,10 @@ class Memory:
     def prune_edge(self, tenant: str, edge_id: str, at: float) -> None:
         """Hide an edge that leads nowhere at time `at`, until a good outcome reaches it; what it learnt stays."""
         with self.lock:
-            self._of(tenant).edges.prune(edge_id, at)
+            self._at(tenant).edges.prune(tenant, edge_id, at)
 
     def remove_edge(self, tenant: str, edge_id: str) -> None:
-        """Forget an edge and what it has learnt."""
+        """An edge is stated no more; what it has learnt is hidden with it (`Edges.remove`)."""
         with self.lock:
             self._of(tenant).edges.remove(edge_id)
 

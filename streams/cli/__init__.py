@@ -25,6 +25,7 @@ from ruvllm.streams.cli import (
     proof,
     router,
     service,
+    undo,
 )
 from ruvllm.streams.cli.context import Context
 
@@ -47,7 +48,7 @@ def settings(
     context.obj = Context(profile=profile, pairs=tuple(set_ or ()), file=config)
 
 
-for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, proof):
+for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, undo, proof):
     module.register(app)
 
 

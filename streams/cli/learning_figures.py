@@ -80,3 +80,21 @@ def memory(
 
     found = bench_memory(nodes or [1_000, 10_000, 100_000], seed=seed, say=of(context).console.print)
     write_report(json, found)
+
+
+def undo(
+    context: typer.Context,
+    interactions: Annotated[int, typer.Option(min=100, help="of a hundred clients, one of which is undone")] = 10_000,
+    seed: Annotated[int, typer.Option(help="all randomness follows from it")] = 1,
+    json: Annotated[Path | None, typer.Option("--json", help="write the whole report to this file")] = None,
+) -> None:
+    """Take back 1 % of a history, beside a fold of the log without it. Exit status 1 if the memories differ."""
+    from ruvllm.streams.proof.bench_undo import bench_undo
+    from ruvllm.streams.proof.report import write_report
+
+    found = run(bench_undo(interactions, seed=seed))
+    for name in ("sizes", "plan_s", "owner_s", "take_in_s", "fold_without_s", "times_faster", "equal"):
+        of(context).console.print(f"{name}: {found[name]}")
+    write_report(json, found)
+    if not found["equal"]:
+        raise typer.Exit(1)

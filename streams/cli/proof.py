@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ruvllm.streams.cli.context import of, run
-from ruvllm.streams.cli.learning_figures import judge, junk, memory
+from ruvllm.streams.cli.learning_figures import judge, junk, memory, undo
 from ruvllm.streams.cli.retrieval import paraphrases, retrieval
 from ruvllm.streams.cli.routing import bench as router_bench
 from ruvllm.streams.cli.routing import router_live, routing
@@ -28,6 +28,7 @@ eval_app.command("router-live")(router_live)
 eval_app.command("judge")(judge)
 bench_app.command("junk")(junk)
 bench_app.command("memory")(memory)
+bench_app.command("undo")(undo)
 bench_app.command("router")(router_bench)
 eval_app.command("paraphrases")(paraphrases)
 

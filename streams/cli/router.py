@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
 def show(context: typer.Context, tenant: Tenant = "default") -> None:
     """The checkpoint in force: lineage, calibration, what it may choose, and the past that it estimates from."""
+    from ruvllm.streams.history.source import KafkaSource
     from ruvllm.streams.router_tools import past_now
+    from ruvllm.streams.tainted import tainted_checkpoints
 
     here = of(context)
     wiring, routers = _learned(context)
@@ -36,6 +38,9 @@ def show(context: typer.Context, tenant: Tenant = "default") -> None:
     say = here.console.print
     say(f"checkpoint {checkpoint.id}" + ("" if checkpoint.parent else ": untrained, every request takes the default"))
     say(f"lineage {' <- '.join(_lineage(routers)) or 'none'}")
+    tainted = run(tainted_checkpoints(KafkaSource(bootstrap_of(here.settings), wiring.names)))
+    if checkpoint.id in tainted.get("router", ()):
+        say("tainted: it has learnt from answers that were taken back since; the next run replaces or demotes it")
     runs = [run for run in routers.runs if run.checkpoint == checkpoint.id]
     for recorded in runs[-1:]:
         say(f"learnt from {recorded.examples} answers on {recorded.time:%Y-%m-%d %H:%M}")

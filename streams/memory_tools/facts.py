@@ -121,7 +121,7 @@ def of_tenant(memory: Memory, tenant: str, now: float) -> TenantFacts:
     """How much memory holds of a tenant."""
     contents = memory.contents()
     nodes = [node for node in contents.nodes if node.tenant == tenant]
-    edges = [edge for edge in contents.edges if edge.tenant == tenant]
+    edges = [edge for edge in contents.edges if edge.tenant == tenant and not edge.is_blank]
     kinds = {node.node_id: node.kind for node in reversed(nodes)}  # of several members the first shows
     by_relation = {r: [e for e in edges if e.relation == r] for r in sorted({e.relation for e in edges})}
     return TenantFacts(

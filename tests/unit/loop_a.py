@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+from ruvllm.agents.documents import DocumentKeeper
 from ruvllm.agents.memory_fold import fold
+from ruvllm.agents.outbox import Outbox
 from ruvllm.agents.reinforce import Reinforcement, ReinforcementRules
 from ruvllm.models.embedding import HashingEmbedder
 from ruvllm.models.memory.node import Edge, Node
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.flow import Origin
-from ruvllm.schemas.memory import MemoryChange, name_edge
-from ruvllm.schemas.outcome import Judged, ReinforcementState, Served
+from ruvllm.schemas.memory import MemoryChange, PutDocument, RemoveDocument, name_edge
+from ruvllm.schemas.outcome import Judged, ReinforcementState, Retraction, Served
 from tests.manual_clock import START, ManualClock
 
 NOW = START.timestamp()
+LOOP = asyncio.new_event_loop()
+"""One for all worlds: to make and end a loop takes longer than a step in it."""
 ORIGIN = Origin(topic="outcome.judged", partition=0, offset=0)
 
 
@@ -34,6 +38,11 @@ class World:
         self.changes: list[MemoryChange] = []
         self.folded = 0
         self.states: list[ReinforcementState] = []
+        self.last: dict[str, Judged] = {}
+        self.documents = DocumentKeeper(
+            self.embedder, self.clock, ("default",), document_chars=10_000, document_passages=100
+        )
+        self._commands = 0
         self.restart()
 
     def offsets(self) -> dict[str, int]:
@@ -82,16 +91,33 @@ class World:
 
     def learn(self, *outcomes: Judged) -> list[MemoryChange]:
         """Hand outcomes to the keeper and fold what follows, as far as the view has come; the changes."""
-        new: list[MemoryChange] = []
+        before = len(self.changes)
         for outcome in outcomes:
-            for emit in asyncio.run(self.keeper.handle(outcome, ORIGIN)).emits:
-                if isinstance(emit.event, MemoryChange):
-                    self.changes.append(emit.event)
-                    new.append(emit.event)
-                elif isinstance(emit.event, ReinforcementState):
-                    self.states.append(emit.event)
-            self._fold_to(len(self.changes) - self.lag)
-        return new
+            self.last[outcome.request_id] = outcome
+            self._take(LOOP.run_until_complete(self.keeper.handle(outcome, ORIGIN)))
+        return self.changes[before:]
+
+    def take_back(self, request_id: str, told: Retraction | None = None) -> list[MemoryChange]:
+        """Retract what was learnt from a request, as the judge does: by the last revision of its outcome."""
+        last = self.last[request_id]
+        told = told or Retraction(reason="taken back")
+        return self.learn(last.model_copy(update={"revision": last.revision + 1, "retraction": told}))
+
+    def put(self, name: str, content: str | None) -> None:
+        """Put a document into memory, or remove it (no content)."""
+        self._commands += 1
+        origin = Origin(topic="document.submitted", partition=0, offset=self._commands)
+        named = {"document_id": name, "time": self.clock.now(), "command_id": f"c{self._commands}"}
+        command = RemoveDocument(**named) if content is None else PutDocument(**named, content=content)
+        self._take(LOOP.run_until_complete(self.documents.handle(command, origin)))
+
+    def _take(self, outbox: Outbox) -> None:
+        for emit in outbox.emits:
+            if isinstance(emit.event, MemoryChange):
+                self.changes.append(emit.event)
+            elif isinstance(emit.event, ReinforcementState):
+                self.states.append(emit.event)
+        self._fold_to(len(self.changes) - self.lag)
 
     def catch_up(self) -> None:
         """The view has come to the log's end, and stays there."""

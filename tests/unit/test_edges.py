@@ -130,7 +130,7 @@ def test_an_edge_that_its_outcomes_wore_out_leads_nowhere_and_comes_back_with_wh
     worn = edges.get("e")
     assert not edges.leads(worn, NOW)
     # and when it is pruned and then strengthened, it leads again
-    edges.prune("e", NOW)
+    edges.prune("default", "e", NOW)
     assert edges.pruned(edges.get("e"))
     edges.contribute(edge(), "w", 1.2, NOW, 1)
     assert edges.leads(edges.get("e"), NOW)

@@ -14,7 +14,14 @@ from ruvllm.models.pool.echo import EchoGenerator
 from ruvllm.models.pool.job import Choice, Job, Segment
 from ruvllm.models.pool.pool import QUIET_S, Pool
 from ruvllm.schemas.flow import Generation, Origin, RatingAccepted
-from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState
+from ruvllm.schemas.outcome import (
+    Judged,
+    JudgementDoubted,
+    JudgementSettled,
+    JudgementState,
+    Retract,
+    Retraction,
+)
 from tests.manual_clock import START, ManualClock
 from tests.unit.sample_events import INTERACTION
 
@@ -73,6 +80,18 @@ def rating(feedback_id="f-1", request_id="r-1", **verdict):
         time=START,
         feedback_id=feedback_id,
         **verdict,
+    )
+
+
+def retract(request_id="r-1", outcome=None):
+    return Retract(
+        tenant=INTERACTION.tenant,
+        session=INTERACTION.session,
+        request_id=request_id,
+        time=START,
+        interaction_id=f"ix-{request_id}",
+        retraction=Retraction(reason="undo"),
+        outcome=outcome,
     )
 
 
@@ -250,3 +269,44 @@ def test_ratings_of_a_request_are_bounded_and_the_newest_count(bench):
     assert bench.judged()[-1].quality == 1.0
     (state,) = bench.desk._states.values()
     assert len(state.ratings) == 32
+
+
+# --- taken back -----------------------------------------------------------------------------------
+
+
+def test_a_retraction_is_the_last_revision_whatever_comes_after(bench):
+    # given an answer that was judged and rated; when it is taken back, again, and then rated by somebody
+    bench.meet(interaction(), rating(rating=5))
+    bench.meet(retract(), retract(), rating("f-2", rating=1), interaction())
+    bench.restart()
+    bench.meet(retract(), rating("f-3", rating=1))
+    # then one revision more was said, and it is the retraction
+    assert [(o.revision, o.retraction is not None) for o in bench.judged()] == [(0, False), (1, False), (2, True)]
+
+
+def test_the_owners_word_counts_where_the_command_knows_less(bench):
+    # given a command that was planned before a rating; when both are met; then it takes back the rating's revision
+    (first, _) = bench.meet(interaction())
+    bench.meet(rating(rating=1), retract(outcome=first))
+    assert [o.revision for o in bench.judged()] == [0, 1, 2]
+    assert bench.judged()[-1].quality == bench.judged()[1].quality
+
+
+def test_what_is_under_way_is_never_judged_once_it_was_taken_back(bench):
+    # given a rating and a retraction of a request that nobody has answered yet; when its interaction comes
+    bench.meet(rating(rating=5), retract())
+    bench.restart()
+    bench.meet(interaction(), rating("f-2", rating=5))
+    # then nothing is said of it
+    assert bench.judged() == []
+
+
+def test_what_the_judge_has_forgotten_is_taken_back_as_the_command_tells():
+    # given a judge of one interaction, and two; when the first is taken back, twice
+    bench = Bench(costly=False, interactions_kept=1)
+    (first, _) = bench.meet(interaction())
+    bench.meet(interaction("r-2"))
+    bench.meet(retract(outcome=first), retract(outcome=first))
+    # then what is said is its next revision, and the same when it comes again
+    back = [o for o in bench.judged() if o.retraction is not None]
+    assert {(o.interaction_id, o.revision) for o in back} == {("ix-r-1", 1)}

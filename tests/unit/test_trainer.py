@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from ruvllm.agents.lessons import AttentionCourse
+from ruvllm.agents.rankers import Rankers
 from ruvllm.errors import MissingRequirement
 from ruvllm.schemas.training import TrainingRecorded, Verdict
 from ruvllm.streams import trainer
@@ -50,7 +51,10 @@ async def trained(monkeypatch, *, leader=True, ends, last_run=None, fails=None):
 
     monkeypatch.setattr(trainer, "end_offsets", end_offsets)
     monkeypatch.setattr(trainer, "train_and_publish", train_and_publish)
-    learning = Learning(AttentionCourse, lambda: last_run)
+    rankers = Rankers()
+    if last_run is not None:
+        rankers.apply(last_run)
+    learning = Learning(AttentionCourse, rankers)
     here = Trainer("", Here(), ManualClock(), learning, is_leader=lambda: leader, every_s=0.01, after=100)
     await here.start()
     await asyncio.sleep(0.1)
