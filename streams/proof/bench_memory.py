@@ -64,6 +64,8 @@ def _row(size: int, seed: int) -> dict[str, Any]:
     for start in range(0, size, BATCH):
         rows = range(start, min(size, start + BATCH))
         memory.put_nodes([_node(i, vectors[i], texts.one()) for i in rows])
+    while memory.grow(BATCH):
+        pass
     build_s = time.perf_counter() - started
     started = time.perf_counter()
     while memory.catch_up(BATCH):
@@ -157,6 +159,7 @@ def _churn(memory: Memory, vectors: Float32s, texts: _Texts) -> dict[str, float]
     started = time.perf_counter()
     for i in rows:
         memory.put_node(_node(i, vectors[-1 - i], texts.one()))
+        memory.grow(1)
     replaced = time.perf_counter()
     for i in rows:
         memory.remove_node(TENANT, f"n{i}")
