@@ -45,7 +45,7 @@ class VectorIndex:
         *,
         exact_below: int = 2000,
         m: int = 16,
-        ef_construction: int = 200,
+        ef_construction: int = 100,
         seed: int = 100,
     ) -> None:
         self.dimension = dimension
@@ -139,8 +139,8 @@ class VectorIndex:
             wanted = self._rows.keys() & set(among)
             rows = np.array(sorted({self._rows[key] for key in wanted}), np.int64)
             return self._ranked(*self._nearest_by_scan(rows, vector, k), wanted)[:k]
-        rows = len(self._rows_by_content)
-        if self._graph is None or rows < self._exact_below or len(self._waiting) > SCANNED_AT_MOST * rows:
+        count = len(self._rows_by_content)
+        if self._graph is None or count < self._exact_below or len(self._waiting) > SCANNED_AT_MOST * count:
             return self._ranked(*self._nearest_by_scan(self._live_rows(), vector, k))[:k]
         found = self._ranked(*self._beam(vector, max(k, ef or max(64, 2 * k))))
         if self._waiting:

@@ -173,7 +173,7 @@ def _churn(memory: Memory, vectors: Float32s, texts: _Texts) -> dict[str, float]
 def _raw_index(vectors: Float32s) -> hnswlib.Index:
     """The same vectors in hnswlib alone, with the same parameters."""
     index = hnswlib.Index("cosine", DIMENSION)
-    index.init_index(len(vectors), M=16, ef_construction=200)  # as VectorIndex has them
+    index.init_index(len(vectors), M=16, ef_construction=100)  # as VectorIndex has them
     index.set_num_threads(1)
     index.add_items(vectors, num_threads=1)
     index.set_ef(EF)
