@@ -57,9 +57,9 @@ def _row(size: int, seed: int) -> dict[str, Any]:
     centres = draws.standard_normal((max(1, size // CLUSTER), DIMENSION)).astype(np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     vectors, queries = _vectors(draws, centres, size), _vectors(draws, centres, QUERIES)
-    before = _resident()
+    before = resident()
     memory = Memory("bench", DIMENSION)
-    texts = _Texts(draws)
+    texts = Texts(draws)
     started = time.perf_counter()
     for start in range(0, size, BATCH):
         rows = range(start, min(size, start + BATCH))
@@ -72,7 +72,7 @@ def _row(size: int, seed: int) -> dict[str, Any]:
         pass
     words_s = time.perf_counter() - started
     gc.collect()
-    bytes_a_node = (_resident() - before) / size
+    bytes_a_node = (resident() - before) / size
     exact = _exact(vectors, queries)
     index = memory.index(TENANT, "document")
     raw_index = _raw_index(vectors)
@@ -112,7 +112,7 @@ def _vectors(draws: np.random.Generator, centres: Float32s, count: int) -> Float
     return unit
 
 
-class _Texts:
+class Texts:
     """Titles and texts of 60 words; one in twelve is a name. Frequencies are those of content words: Zipf's
     law from the fiftieth rank on (the commonest words are stop words, which the index leaves out).
     """
@@ -153,7 +153,7 @@ def _timed(look: Callable[[Float32s], Any], queries: Float32s) -> tuple[list[Any
     return found, spent
 
 
-def _churn(memory: Memory, vectors: Float32s, texts: _Texts) -> dict[str, float]:
+def _churn(memory: Memory, vectors: Float32s, texts: Texts) -> dict[str, float]:
     """Live changes: milliseconds to replace a node by another vector, and to remove one."""
     rows = range(0, min(len(vectors), 400))
     started = time.perf_counter()
@@ -193,7 +193,7 @@ def _in_turns(
     return results[0], results[1]
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of this process in memory now (Linux), or the most it had (elsewhere)."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
