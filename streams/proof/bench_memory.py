@@ -57,20 +57,22 @@ def _row(size: int, seed: int) -> dict[str, Any]:
     centres = draws.standard_normal((max(1, size // CLUSTER), DIMENSION)).astype(np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     vectors, queries = _vectors(draws, centres, size), _vectors(draws, centres, QUERIES)
-    before = _resident()
+    before = resident()
     memory = Memory("bench", DIMENSION)
-    texts = _Texts(draws)
+    texts = Texts(draws)
     started = time.perf_counter()
     for start in range(0, size, BATCH):
         rows = range(start, min(size, start + BATCH))
         memory.put_nodes([_node(i, vectors[i], texts.one()) for i in rows])
+    while memory.grow(BATCH):
+        pass
     build_s = time.perf_counter() - started
     started = time.perf_counter()
     while memory.catch_up(BATCH):
         pass
     words_s = time.perf_counter() - started
     gc.collect()
-    bytes_a_node = (_resident() - before) / size
+    bytes_a_node = (resident() - before) / size
     exact = _exact(vectors, queries)
     index = memory.index(TENANT, "document")
     raw_index = _raw_index(vectors)
@@ -110,7 +112,7 @@ def _vectors(draws: np.random.Generator, centres: Float32s, count: int) -> Float
     return unit
 
 
-class _Texts:
+class Texts:
     """Titles and texts of 60 words; one in twelve is a name. Frequencies are those of content words: Zipf's
     law from the fiftieth rank on (the commonest words are stop words, which the index leaves out).
     """
@@ -151,12 +153,13 @@ def _timed(look: Callable[[Float32s], Any], queries: Float32s) -> tuple[list[Any
     return found, spent
 
 
-def _churn(memory: Memory, vectors: Float32s, texts: _Texts) -> dict[str, float]:
+def _churn(memory: Memory, vectors: Float32s, texts: Texts) -> dict[str, float]:
     """Live changes: milliseconds to replace a node by another vector, and to remove one."""
     rows = range(0, min(len(vectors), 400))
     started = time.perf_counter()
     for i in rows:
         memory.put_node(_node(i, vectors[-1 - i], texts.one()))
+        memory.grow(1)
     replaced = time.perf_counter()
     for i in rows:
         memory.remove_node(TENANT, f"n{i}")
@@ -170,7 +173,7 @@ def _churn(memory: Memory, vectors: Float32s, texts: _Texts) -> dict[str, float]
 def _raw_index(vectors: Float32s) -> hnswlib.Index:
     """The same vectors in hnswlib alone, with the same parameters."""
     index = hnswlib.Index("cosine", DIMENSION)
-    index.init_index(len(vectors), M=16, ef_construction=200)  # as VectorIndex has them
+    index.init_index(len(vectors), M=16, ef_construction=100)  # as VectorIndex has them
     index.set_num_threads(1)
     index.add_items(vectors, num_threads=1)
     index.set_ef(EF)
@@ -190,7 +193,7 @@ def _in_turns(
     return results[0], results[1]
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of this process in memory now (Linux), or the most it had (elsewhere)."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -57,6 +57,7 @@ class Bench:
         self.vectors = self.embed([f"{p.title.replace('_', ' ')}. {p.text}" for p in pooled.passages])
         self._index = VectorIndex(embedder.dimension)
         self._index.add_many(self.ids, self.vectors)
+        self._index.grow(len(self.ids))
         self._graph = _NameGraph(self.lexicon, self.ids)
 
     def embed(self, texts: Sequence[str]) -> Float32s:

@@ -85,6 +85,7 @@ def test_an_impossible_birth_weight_is_refused(w):
 def index_of(vectors, exact_below):
     index = VectorIndex(vectors.shape[1], exact_below=exact_below)
     index.add_many([f"k{i:05d}" for i in range(len(vectors))], vectors)
+    index.grow(len(vectors))
     return index
 
 
@@ -143,27 +144,29 @@ def test_words_are_taken_in_for_all_tenants_together():
     assert all(f"{t}{i}" in memory.words(t).lexicon for t in "tuv" for i in range(3))
 
 
-def test_a_graph_grows_in_steps_and_answers_when_it_is_whole(tmp_path):
-    # given an index that reaches its threshold one vector at a time, losing some that its graph has and some that wait
-    vectors, query = clustered(400), clustered(1, seed=5)[0]
-    index, exact = VectorIndex(64, exact_below=300), VectorIndex(64, exact_below=10**9)
-    whole_from = None
-    for i, vector in enumerate(vectors):
-        for each in (index, exact):
-            each.add(f"k{i:05d}", vector)
-            if i == 305:
-                each.remove("k00003")
-                each.remove("k00299")
-        # when searched meanwhile; then as exactly as by a scan
-        if whole_from is None and index.save_graph(tmp_path / "graph"):
-            whole_from = i
-        if whole_from is None:
-            assert index.search(query, 10) == exact.search(query, 10)
-    # and no vector waited for all others: twenty went in with each from the 300th on
-    assert whole_from is not None
-    assert 310 <= whole_from <= 320
-    assert recall(index, exact, clustered(50, seed=1), 10) >= 0.95
-    assert not {"k00003", "k00299"} & set(keys(index.search(vectors[3], 400)))
+def test_a_graph_grows_in_steps_and_what_it_lacks_is_scanned():
+    # given an index whose graph takes in ten of its rows at a time, and which loses some on both sides of that
+    vectors, queries = clustered(700), clustered(50, seed=1)
+    index, exact = VectorIndex(64, exact_below=300), index_of(vectors[:600], 10**9)
+    index.add_many([f"k{i:05d}" for i in range(600)], vectors[:600])
+    steps = 0
+    while index.behind:
+        index.grow(10)
+        steps += 1
+        if steps == 45:  # 150 wait
+            for each in (index, exact):
+                for i in (3, 449, 450, 599):
+                    each.remove(f"k{i:05d}")
+                for i in range(600, 700):
+                    each.add(f"k{i:05d}", vectors[i])
+        # when searched meanwhile; then as well as by a scan, and while most is outside of the graph just as by one
+        if steps % 5 == 0:
+            found = recall(index, exact, queries, 10)
+            assert found == 1.0 if steps <= 40 else found >= 0.95
+    # and what is gone is gone, what came is there
+    assert 65 <= steps <= 75
+    assert not {"k00003", "k00449", "k00450", "k00599"} & set(keys(index.search(vectors[3], 700)))
+    assert all(keys(index.search(vectors[i], 1)) == [f"k{i:05d}"] for i in range(600, 700))
 
 
 @pytest.mark.parametrize("exact_below", [50, 10**9], ids=["graph", "scan"])
@@ -287,8 +290,10 @@ def test_zero_vectors_are_kept_out():
 
 
 def test_vectors_of_another_shape_are_refused():
-    with pytest.raises(InvalidRequest, match=r"\(1, 64\)"):
+    with pytest.raises(InvalidRequest, match=r"\(64,\)"):
         VectorIndex(64).add("k", np.ones(65, np.float32))
+    with pytest.raises(InvalidRequest, match=r"\(1, 64\)"):
+        VectorIndex(64).add_many(["k"], np.ones((1, 65), np.float32))
     with pytest.raises(InvalidRequest, match=r"\(64,\)"):
         VectorIndex(64).search(np.ones(65, np.float32), 1)
 

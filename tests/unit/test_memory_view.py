@@ -159,6 +159,32 @@ async def test_the_loop_waits_for_no_change_of_memory(tmp_path):
     assert view.memory.node("default", "n").text == "fog"
 
 
+async def test_a_ready_view_takes_what_it_folded_into_its_indexes_by_itself(tmp_path):
+    # given a view that has folded more than is scanned
+    async def reads(view):
+        await view._go_on(LOG, SPANS)
+        for i in range(40):
+            view.folds(f"lamp {i}", p0=5)
+        view._caught_up.set()
+        await asyncio.Event().wait()
+
+    view = View(tmp_path, reads)
+    view.memory = Memory(EMBEDDER.name, EMBEDDER.dimension, exact_below=20)
+    await view.start()
+    await view.wait_ready(5)
+    # when it is left alone; then its graph and its words have everything, and they take in what comes later
+    await asyncio.wait_for(view._indexed.wait(), 5)
+    assert not view.memory.index("t", "document").behind
+    assert "lamp 39" in view.memory.words("t").lexicon
+    view.folds("late")
+    view._changed.set()
+    async with asyncio.timeout(5):
+        while "late" not in view.memory.words("t").lexicon:
+            await asyncio.sleep(0.01)
+    await view.stop()
+    assert not view.failed
+
+
 async def test_stopping_waits_for_the_save_under_way(tmp_path, monkeypatch):
     # given a view whose periodic snapshot is held up, as by a slow disk
     begun, go_on = threading.Event(), threading.Event()
