@@ -288,6 +288,11 @@ def uniform(seed: int, place: int = 0) -> float:
     return (int.from_bytes(digest.digest(), "little") >> 11) * 2.0**-53
 
 
+def drawn_at_random(seed: int, exploration: float) -> tuple[str, ...]:
+    """The heads whose choice was drawn uniformly with this seed: what was explored, even if it drew the best."""
+    return tuple(head for place, head in enumerate(SHARES) if uniform(seed, place) < exploration * SHARES[head])
+
+
 def _best(
     permitted: Sequence[float], choices: Sequence[float], logits: Sequence[float], tried: Sequence[bool]
 ) -> tuple[float, float]:

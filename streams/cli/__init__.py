@@ -18,6 +18,7 @@ from ruvllm.streams.cli import (
     answering,
     demo,
     documents,
+    history,
     inspection,
     loops,
     memory,
@@ -47,7 +48,7 @@ def settings(
     context.obj = Context(profile=profile, pairs=tuple(set_ or ()), file=config)
 
 
-for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, proof):
+for module in (demo, service, answering, documents, memory, history, model_store, inspection, loops, router, proof):
     module.register(app)
 
 
