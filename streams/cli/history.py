@@ -21,7 +21,7 @@ AnyTenant = Annotated[str | None, typer.Option(help="if several tenants have")]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (explain,):
+    for command in (explain, whatif):
         app.command()(command)
 
 
@@ -50,6 +50,44 @@ def explain(
         print_json(found.as_json())
     else:
         print_story(of(context).console, found)
+
+
+def whatif(
+    context: typer.Context,
+    checkpoint: Annotated[str | None, typer.Option(help="of the router; `untrained`: nothing learnt")] = None,
+    cost_weight: Annotated[float | None, typer.Option(min=0, help="lambda: what the dearest route costs")] = None,
+    latency_weight: Annotated[float | None, typer.Option(min=0, help="mu: what each further SLA costs")] = None,
+    minimum_quality: Annotated[float | None, typer.Option(min=0, max=1, help="theta: expected at least")] = None,
+    exploration: Annotated[float | None, typer.Option(min=0, max=1, help="share drawn at random")] = None,
+    always: Annotated[str | None, typer.Option(help="this tier for every request")] = None,
+    start: Annotated[str, typer.Option("--from", help="beginning, a time, or places p:offset,...")] = "beginning",
+    end: Annotated[str, typer.Option("--to", help="end, a time, or places p:offset,...")] = "end",
+    json: Json = False,
+    serial_log: SerialFile = None,
+) -> None:
+    """Another policy on the log's traffic: what it would have earned, or why the log cannot say (exit status 1)."""
+    from ruvllm.errors import InvalidRequest
+    from ruvllm.models.router.what_if import suppose
+    from ruvllm.streams.cli.telling import print_supposition
+    from ruvllm.streams.clock import SystemClock
+    from ruvllm.streams.history.checkpoints import Learnt
+    from ruvllm.streams.history.ranges import range_of
+    from ruvllm.streams.history.supposing import Asked, logged_answers, policy_of, report
+    from ruvllm.streams.wiring import Wiring
+
+    asked = Asked(checkpoint, cost_weight, latency_weight, minimum_quality, exploration, always)
+    if asked == Asked():
+        raise InvalidRequest("whatif needs a policy to try", hint="Such as --cost-weight 0.5 or --always 135m.")
+    source, wiring = source_of(context, serial_log), Wiring(of(context).settings, SystemClock())
+    stretch = run(logged_answers(source, range_of(start, end), wiring))
+    router = policy_of(asked, run(Learnt.of(source)), wiring)
+    found = suppose(stretch.answers, router)
+    if json:
+        print_json(report(asked, router, stretch, found))
+    else:
+        print_supposition(of(context).console, stretch, found)
+    if not found.supported:
+        raise typer.Exit(1)
 
 
 def source_of(context: typer.Context, serial_log: Path | None) -> Source:

@@ -1,4 +1,4 @@
-"""A story for people: `ruvllm explain` in lines that can be read from top to bottom."""
+"""What the log said, for people: lines that can be read from top to bottom. Every list shows its strongest first."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ruvllm.streams.history.influence import EdgeStory, Influence, Maker, Withdrawn
+from ruvllm.models.router.what_if import Supposition
 from ruvllm.streams.history.checkpoints import Run
+from ruvllm.streams.history.influence import EdgeStory, Influence, Maker, Withdrawn
 from ruvllm.streams.history.story import RouteStory, SourceStory, Story
+from ruvllm.streams.history.supposing import Stretch, refusal
 
 SHOWN = 5
 """Interactions behind one edge that are listed, the strongest; `--json` has all."""
@@ -177,6 +179,28 @@ def _aftermath(console: Console, story: Story) -> None:
         outcome = f"checkpoint {run.checkpoint}" if run.checkpoint else "held back"
         verb = "has read it" if reading.read else "has not read it"
         say(f"  {run.learner} run {run.run_id} at {when(run.at)} {verb}: {outcome}")
+
+
+def print_supposition(console: Console, stretch: Stretch, found: Supposition) -> None:
+    left_out = ", ".join(f"{count} {why}" for why, count in stretch.left_out.items() if count)
+    console.print(f"{found.answers} answers of {found.sessions} sessions; left out: {left_out or 'none'}")
+    console.print(f"effective sample size {found.ess:.1f}")
+    if not found.supported:
+        error = refusal(found)
+        console.print(f"not supported: {error.message}")
+        console.print(f"  {error.hint}")
+        return
+    table = Table("", "logged", "estimated", "95 % interval", box=None)
+    for name in ("quality", "cost", "reward"):
+        figure = getattr(found, name)
+        low, high = figure.ci95
+        table.add_row(name, f"{figure.logged:.4f}", f"{figure.estimated:.4f}", f"{low:.4f} to {high:.4f}")
+    console.print(table)
+    if found.difference:
+        low, high = found.difference.ci95
+        console.print(
+            f"reward against the log's policy: {found.difference.reward:+.4f}, 95 % {low:+.4f} to {high:+.4f}"
+        )
 
 
 def when(at: datetime) -> str:

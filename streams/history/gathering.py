@@ -25,8 +25,8 @@ from ruvllm.schemas.memory import (
     NodeRetracted,
 )
 from ruvllm.schemas.outcome import CandidatesCredited, Judged
-from ruvllm.streams.history.influence import Change, Maker, Words, by_edge, edge_story, makers_of
 from ruvllm.streams.history.checkpoints import Learnt
+from ruvllm.streams.history.influence import Change, Maker, Words, by_edge, edge_story, makers_of
 from ruvllm.streams.history.picking import Placed, Wanted, holding, keyed, of_interactions, picked
 from ruvllm.streams.history.source import Place, Source
 from ruvllm.streams.history.story import Lesson, Reading, RouteStory, SourceStory, Story, Verdict

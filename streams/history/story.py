@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ruvllm.schemas.flow import Interaction, RatingAccepted
-from ruvllm.streams.history.influence import EdgeStory, Maker, Withdrawn
 from ruvllm.streams.history.checkpoints import Run
+from ruvllm.streams.history.influence import EdgeStory, Maker, Withdrawn
 from ruvllm.streams.history.picking import Placed
 
 
