@@ -21,7 +21,7 @@ AnyTenant = Annotated[str | None, typer.Option(help="if several tenants have")]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (explain, whatif):
+    for command in (explain, diff, whatif):
         app.command()(command)
 
 
@@ -50,6 +50,59 @@ def explain(
         print_json(found.as_json())
     else:
         print_story(of(context).console, found)
+
+
+def diff(
+    context: typer.Context,
+    requests: Annotated[list[str] | None, typer.Argument(help="two askings of one question, by request id")] = None,
+    question: Annotated[str | None, typer.Option(help="instead of requests: this question")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="beginning, a time, or places p:offset,...")] = None,
+    end: Annotated[str, typer.Option("--to", help="end, a time, or places p:offset,...")] = "end",
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="twice: two rankers or two routers over one memory (--to)")
+    ] = None,
+    session: Session = None,
+    tenant: Annotated[str, typer.Option(help="whose memory")] = "default",
+    json: Json = False,
+    serial_log: SerialFile = None,
+) -> None:
+    """Why one question is answered differently: which candidates moved, by which edges, by which events."""
+    from ruvllm.errors import InvalidRequest
+    from ruvllm.streams.cli.memory_source import state_folder_of
+    from ruvllm.streams.cli.telling import print_difference
+    from ruvllm.streams.clock import SystemClock
+    from ruvllm.streams.history.asked import find_asked
+    from ruvllm.streams.history.comparing import Comparing
+    from ruvllm.streams.history.difference import Difference
+    from ruvllm.streams.history.moments import moment_of
+    from ruvllm.streams.wiring import Wiring
+
+    settings, source = of(context).settings, source_of(context, serial_log)
+    wiring, names, two = Wiring(settings, SystemClock()), requests or [], tuple(checkpoint or ())
+    now = wiring.clock.now()
+    comparing = Comparing(source, wiring, None if serial_log else state_folder_of(settings))
+
+    async def compared() -> Difference:
+        if len(names) == 2 and not (question or two or start):
+            asked = [(await find_asked(source, name, session=session, tenant=tenant))[1] for name in names]
+            return await comparing.askings(*asked)
+        if question and len(two) == 2 and not (names or start):
+            return await comparing.checkpoints(
+                question, tenant, await moment_of(source, end, "--to", now), (two[0], two[1])
+            )
+        if question and start and not (names or two):
+            before = await moment_of(source, start, "--from", now)
+            return await comparing.moments(question, tenant, before, await moment_of(source, end, "--to", now))
+        raise InvalidRequest(
+            "diff compares two requests, or a question at two moments, or under two checkpoints",
+            hint="REQUEST REQUEST; or --question TEXT --from MOMENT; or --question TEXT --checkpoint A --checkpoint B.",
+        )
+
+    found = run(compared())
+    if json:
+        print_json(found)
+    else:
+        print_difference(of(context).console, found)
 
 
 def whatif(

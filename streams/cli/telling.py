@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ruvllm.models.router.what_if import Supposition
 from ruvllm.streams.history.checkpoints import Run
+from ruvllm.streams.history.difference import BeforeAfter, Difference, RouteSide
 from ruvllm.streams.history.influence import EdgeStory, Influence, Maker, Withdrawn
 from ruvllm.streams.history.story import RouteStory, SourceStory, Story
 from ruvllm.streams.history.supposing import Stretch, refusal
@@ -179,6 +180,51 @@ def _aftermath(console: Console, story: Story) -> None:
         outcome = f"checkpoint {run.checkpoint}" if run.checkpoint else "held back"
         verb = "has read it" if reading.read else "has not read it"
         say(f"  {run.learner} run {run.run_id} at {when(run.at)} {verb}: {outcome}")
+
+
+def print_difference(console: Console, found: Difference) -> None:
+    say = console.print
+    say(f"question: {line(found.question)}")
+    for word, side in (("before", found.before), ("after", found.after)):
+        places = ", ".join(f"{p}:{o}" for p, o in sorted(side.place.items()) if o) or "nothing"
+        again = {None: "", True: "; found again as recorded", False: "; NOT found again as recorded"}[side.as_recorded]
+        say(f"  {word}: {side.name}, {when(side.at)}, memory below {places}, ranker {side.ranker or 'none'}{again}")
+    say("\nbecause: " + ("; ".join(found.because) or "nothing moved"))
+    edges = {edge.edge_id: edge for edge in found.edges}
+    for one in found.candidates:
+        served = {(True, False): ", served no longer", (False, True): ", served now"}.get(
+            (one.served.before, one.served.after), ""
+        )
+        say(f"  {one.node_id}: rank {_change(one.rank)}, score {_change(one.score)}{served}")
+        say(f"     {line(one.text)}")
+        for event in one.events:
+            say(f"     {moved(event)}")
+        for edge in (edges[name] for name in one.edges):
+            say(
+                f"     by {edge.edge_id}, {edge.relation} {edge.source} -> {edge.target}: weight {_change(edge.weight)}"
+            )
+            for event in edge.events:
+                say(f"        {moved(event)}")
+    before, after = found.before.route, found.after.route
+    if before and after:
+        _routes(console, before, after, found.route_because)
+
+
+def _routes(console: Console, before: RouteSide, after: RouteSide, because: tuple[str, ...]) -> None:
+    quality = BeforeAfter(*((side.expected or {}).get("quality") for side in (before, after)))
+    console.print(
+        f"\nroute: {_change(BeforeAfter(before.tier, after.tier))}, expected quality {_change(quality)}, "
+        f"confidence {_change(BeforeAfter(before.confidence, after.confidence))}"
+    )
+    for why in because or ("nothing changed for it",):
+        console.print(f"  {why}")
+
+
+def _change(value: BeforeAfter) -> str:
+    one, other = (
+        "none" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in (value.before, value.after)
+    )
+    return one if one == other else f"{one} -> {other}"
 
 
 def print_supposition(console: Console, stretch: Stretch, found: Supposition) -> None:
