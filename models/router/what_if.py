@@ -34,8 +34,8 @@ Float64s = NDArray[np.float64]
 FOLDS: Final = 4
 LEAST_EFFECTIVE: Final = 50.0
 """Effective answers under which nothing is said. Quality lies in 0..1, so its deviation is at most 1/2: with fewer,
-an interval may be wider than 2 * 1.96 / 2 / sqrt(50) = 0.28, more than what tiers differ by; and it is from about
-here on that the normal approximation keeps its 95 % (docs/log.md, 2026-11-21)."""
+the interval may be wider than 2 * 1.96 / 2 / sqrt(50) = 0.28, which is about what two tiers differ by: it would decide
+nothing. (It covers the truth with a fifth of that, where weights are bounded: docs/log.md, 2026-11-21.)"""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,18 @@
 """`ruvllm diff`: the very edge and the very event that moved a candidate between two askings."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from ruvllm.errors import InvalidRequest
+from ruvllm.models.attention.graph_attention import Shape, initial
+from ruvllm.models.attention.packing import pack_parameters
 from ruvllm.models.memory.snapshot import save
+from ruvllm.models.router.checkpoint import Checkpoint
+from ruvllm.schemas.training import CheckpointPublished
 from ruvllm.streams.history.asked import find_asked
+from ruvllm.streams.history.checkpoints import UNTRAINED
 from ruvllm.streams.history.comparing import Comparing
 from ruvllm.streams.history.gathering import tell
 from ruvllm.streams.history.moments import MemoryThen, moment_of
@@ -156,3 +164,35 @@ async def test_the_command_prints_a_difference_and_its_json(told, monkeypatch, c
     # and without two sides it says what it takes
     status, _, err = await asyncio.to_thread(run, monkeypatch, capsys, "diff", "one", "--serial-log", told.file)
     assert (status, "--question" in err) == (2, True)
+
+
+async def test_two_rankers_and_two_routers_over_one_memory(told):
+    # given a ranker and a router that were published; when each is compared with what has learnt nothing
+    untrained = told.system.wiring.untrained_router.checkpoint
+    bias = untrained.parameters.head_bias + np.float32(1.0)
+    router = Checkpoint(untrained.arms, replace(untrained.parameters, head_bias=bias))
+    facts = {"time": told.system.clock.now(), "run_id": "run"}
+    draws = np.random.default_rng(3)
+    moved = {name: p + 0.3 * draws.standard_normal(p.shape) for name, p in initial(Shape(), 3).items()}
+    ranker = pack_parameters(moved, Shape())
+    await told.system.send(
+        CheckpointPublished(**facts, learner="router", checkpoint=router.id, parameters=router.packed()),
+        CheckpointPublished(**facts, learner="attention", checkpoint="ckpt-3", parameters=ranker),
+    )
+    source, comparing = told.comparing()
+    moment = await moment_of(source, f"0:{told.second.memory_offsets['0']}", "--to", told.system.clock.now())
+    of_routers = await comparing.checkpoints(FERRY, "default", moment, (UNTRAINED, router.id))
+    # then the routes differ by the checkpoint and by what it expects, and no candidate has moved
+    before, after = of_routers.before.route, of_routers.after.route
+    assert (before.checkpoint, after.checkpoint) == (untrained.id, router.id)
+    assert after.expected["quality"] > before.expected["quality"]
+    assert of_routers.route_because == (f"another checkpoint: {untrained.id} -> {router.id}",)
+    assert of_routers.candidates == of_routers.because == ()
+    # and the rankers put other candidates first, which no event explains
+    of_rankers = await comparing.checkpoints(FERRY, "default", moment, (UNTRAINED, "ckpt-3"))
+    assert of_rankers.candidates
+    assert of_rankers.because[0] == "another ranker: none -> ckpt-3"
+    assert not any(edge.events for edge in of_rankers.edges)
+    # and one of each kind cannot be compared
+    with pytest.raises(InvalidRequest, match="one learner"):
+        await comparing.checkpoints(FERRY, "default", moment, (router.id, "ckpt-3"))
