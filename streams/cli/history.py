@@ -111,8 +111,10 @@ def whatif(
     cost_weight: Annotated[float | None, typer.Option(min=0, help="lambda: what the dearest route costs")] = None,
     latency_weight: Annotated[float | None, typer.Option(min=0, help="mu: what each further SLA costs")] = None,
     minimum_quality: Annotated[float | None, typer.Option(min=0, max=1, help="theta: expected at least")] = None,
-    exploration: Annotated[float | None, typer.Option(min=0, max=1, help="share drawn at random")] = None,
-    always: Annotated[str | None, typer.Option(help="this tier for every request")] = None,
+    exploration: Annotated[
+        float | None, typer.Option(min=0, max=1, help="share drawn at random; usually as in force")
+    ] = None,
+    always: Annotated[str | None, typer.Option(help="this tier for every request; nothing drawn at random")] = None,
     start: Annotated[str, typer.Option("--from", help="beginning, a time, or places p:offset,...")] = "beginning",
     end: Annotated[str, typer.Option("--to", help="end, a time, or places p:offset,...")] = "end",
     json: Json = False,

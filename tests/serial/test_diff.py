@@ -1,8 +1,10 @@
 """`ruvllm diff`: the very edge and the very event that moved a candidate between two askings."""
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
+import orjson
 import pytest
 
 from ruvllm.errors import InvalidRequest
@@ -149,10 +151,6 @@ async def test_the_nearest_snapshot_is_one_that_is_not_beyond_the_place(told, tm
 
 async def test_the_command_prints_a_difference_and_its_json(told, monkeypatch, capsys):
     # given two askings in a file; when compared by the command line (in a thread: it has a loop of its own)
-    import asyncio
-
-    import orjson
-
     told.comparing()
     words = ("diff", told.first.request_id, told.second.request_id, "--serial-log", told.file)
     status, out, err = await asyncio.to_thread(run, monkeypatch, capsys, *words)

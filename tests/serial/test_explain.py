@@ -1,9 +1,12 @@
 """`ruvllm explain` over a whole flow: the story of an answer, from its log alone."""
 
+import asyncio
 import sys
+from io import StringIO
 
 import orjson
 import pytest
+from rich.console import Console
 
 from ruvllm.errors import InvalidRequest
 from ruvllm.schemas.flow import Interaction
@@ -11,6 +14,7 @@ from ruvllm.schemas.outcome import Retract, Retraction
 from ruvllm.schemas.request import Ask, Rate
 from ruvllm.schemas.training import TrainingRecorded, Verdict
 from ruvllm.streams.cli import main
+from ruvllm.streams.cli.telling import print_story
 from ruvllm.streams.history.asked import find_asked
 from ruvllm.streams.history.gathering import tell
 from ruvllm.streams.history.source import SerialSource
@@ -210,8 +214,6 @@ def test_the_command_prints_the_story_and_its_json(island_file, monkeypatch, cap
 
 @pytest.fixture
 def island_file(open_system, tmp_path):
-    import asyncio
-
     async def make():
         async with open_system(file=tmp_path / "log.jsonl") as system:
             await ingest(system, lamps=LAMPS, goats=GOATS)
@@ -221,3 +223,20 @@ def island_file(open_system, tmp_path):
 
     first, second = asyncio.run(make())
     return tmp_path / "log.jsonl", first, second
+
+
+async def test_a_request_that_failed_has_a_story_too(open_system, clock, tmp_path):
+    # given a request that nobody retrieves for until its deadline has passed; when its story is told
+    async with open_system(file=tmp_path / "log.jsonl", without=("retrieve",)) as system:
+        command = Ask(time=clock.now(), prompt=QUESTION)
+        await system.send(command)
+        await system.run()
+        clock.advance(86_400.0)
+        await system.run()
+        story = await story_of(system, tmp_path, command.request_id)
+    # then it says in which stage and why, and that it stood on nothing
+    told = story.as_json()
+    assert told["fault"]["code"] == "deadline_exceeded"
+    assert (told["answer"], told["sources"], told["route"], told["outcomes"]) == (None, (), None, ())
+    print_story(Console(file=(out := StringIO())), story)
+    assert "failed in desk" in out.getvalue()
