@@ -46,6 +46,8 @@ NODE_FEATURES = (
 )
 HYBRID = 2
 """Where the hybrid score is among the node features: what is ranked by until something is learnt."""
+PAST = 14
+"""Where the support by past questions is."""
 
 PAIR_FEATURES = (
     *RELATIONS,

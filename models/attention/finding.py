@@ -82,12 +82,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finding:
-    """What was found, best first, and what it was ranked by: candidates, their graph, likeness to past questions."""
+    """What was found, best first, and what it was ranked by: candidates, their graph, likeness to past questions.
+
+    `led`: node id -> what the best edges to it give, 0 to 1, and these edges, whether or not the node needed them.
+    """
 
     passages: tuple[Found, ...]
     pool: Pool
     graph: CandidateGraph
     likeness: float
+    led: Mapping[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)
 
 
 def find(
@@ -139,7 +143,7 @@ def find(
     if any(counts) and trusted > 0.5:
         counts = [True] * len(found)  # the ranker knows better than a cosine what belongs to what
     served = [found[i] for i in order if counts[i]]
-    return Finding((*answers, *served)[: rules.passages], pool, graph, likeness)
+    return Finding((*answers, *served)[: rules.passages], pool, graph, likeness, led)
 
 
 def past_support(memory: Memory, tenant: str, vector: Float32s, now_s: float) -> tuple[float, dict[str, float]]:

@@ -80,8 +80,11 @@ def load_latest(
     dimension: int,
     half_life_s: float = DEFAULT_HALF_LIFE_S,
     exact_below: int = 2000,
+    at_most: Mapping[str, int] | None = None,
 ) -> tuple[Memory, dict[str, int]] | None:
     """The newest usable snapshot as (memory, offsets), or None if there is none.
+
+    `at_most`: partition -> offset; what is beyond that place is no candidate (a partition left out is at 0).
 
     `spans` are the first and the next offset of each partition of the log as it is now. A snapshot that
     is damaged, of another format, embedder or log, or whose offsets the log does not reach or no longer
@@ -89,12 +92,23 @@ def load_latest(
     from the log's beginning.
     """
     for snapshot in _newest_first(folder):
+        if at_most is not None and _is_beyond(snapshot, at_most):
+            continue
         memory = Memory(embedder, dimension, half_life_s=half_life_s, exact_below=exact_below)
         try:
             return memory, _load(snapshot, memory, log_id, spans)
         except (_Unusable, OSError, ValueError, KeyError, TypeError) as reason:
             log.warning("snapshot passed over", snapshot=str(snapshot), reason=str(reason) or repr(reason))
     return None
+
+
+def _is_beyond(snapshot: Path, place: Mapping[str, int]) -> bool:
+    """Whether a snapshot holds changes from after a place. A manifest that cannot be read is judged by `_load`."""
+    try:
+        offsets: dict[str, int] = orjson.loads((snapshot / "manifest.json").read_bytes())["offsets"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return any(offset > place.get(partition, 0) for partition, offset in offsets.items())
 
 
 def _newest_first(folder: Path) -> list[Path]:

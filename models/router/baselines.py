@@ -148,7 +148,7 @@ class LinUcb:
         self._alpha = alpha
         self._precision = np.tile(ridge * np.eye(len(FEATURES)), (tiers, 1, 1))
         self._moment = np.zeros((tiers, len(FEATURES)))
-        self._inverse = np.linalg.inv(self._precision)
+        self._inverse: NDArray[np.floating] = np.tile(np.eye(len(FEATURES)) / ridge, (tiers, 1, 1))
 
     def learn(self, questions: Questions, qualities: Float32s) -> None:
         qualities = _checked(questions, qualities, len(self._moment))

@@ -7,6 +7,8 @@ says how much of the log speaks for the new policy at all.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +68,22 @@ def doubly_robust_rows(reward: Floats, weight: Floats, expected_taken: Floats, e
     """The terms whose mean is the estimate: the differences of two policies' terms pair by row."""
     rows: Floats = expected_policy + weight * (reward - expected_taken)
     return rows
+
+
+def mean_by_cluster(rows: Floats, clusters: Sequence[str]) -> tuple[float, float]:
+    """The mean of (n,) rows and its standard error; the rows of one cluster (a session) count as one draw.
+
+    With one cluster nothing can be said of the error: it is infinite.
+    """
+    sums: dict[str, float] = {}
+    for cluster, row in zip(clusters, rows.tolist(), strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + row
+    n, mean = len(rows), float(rows.mean())
+    if len(sums) < 2:
+        return mean, math.inf
+    sizes = Counter(clusters)
+    spread = np.array([total - mean * sizes[cluster] for cluster, total in sums.items()])
+    return mean, math.sqrt(len(sums) / (len(sums) - 1) * float((spread**2).sum())) / n
 
 
 def _mean(rows: Floats, weight: Floats) -> Estimate:

@@ -302,6 +302,12 @@ def _labels(_: str, choices: tuple[Choice, ...]) -> tuple[str, ...]:
     return tuple(map(str, choices))
 
 
+def drawn_at_random(seed: int, exploration: float) -> tuple[str, ...]:
+    """The heads whose choice was drawn uniformly with this seed: what was explored, even if it drew the best."""
+    drawn = zip(SHARES, uniforms(seed), strict=True)
+    return tuple(head for head, u in drawn if u < exploration * SHARES[head])
+
+
 def _best(
     permitted: Sequence[float], choices: Sequence[float], logits: Sequence[float], tried: Sequence[bool]
 ) -> tuple[float, float]:

@@ -18,13 +18,18 @@ import torch
 
 from ruvllm.models.learning_run import Result
 from ruvllm.models.router.answer import Answer, experience_of
-from ruvllm.models.router.arms import Action
 from ruvllm.models.router.calibration import expected_calibration_error
-from ruvllm.models.router.checkpoint import Checkpoint, Prediction
+from ruvllm.models.router.checkpoint import Checkpoint
+from ruvllm.models.router.decided import decided_again, same_route
 from ruvllm.models.router.elastic import Elastic
-from ruvllm.models.router.fastgrnn import Float32s
 from ruvllm.models.router.fitting import fit_checkpoint
-from ruvllm.models.router.off_policy import Floats, doubly_robust_rows, effective_samples, importance_weights
+from ruvllm.models.router.off_policy import (
+    Floats,
+    doubly_robust_rows,
+    effective_samples,
+    importance_weights,
+    mean_by_cluster,
+)
 from ruvllm.models.router.rules import Rules
 from ruvllm.models.router.training import LEARNT, Schedule, fisher
 
@@ -106,12 +111,7 @@ class _Compared:
 
     def gain(self) -> tuple[float, float]:
         """Of the new policy, by answer, and its standard error; answers of one session count as one draw."""
-        by_session: dict[str, float] = {}
-        for session, difference in zip(self.sessions, self.new - self.old, strict=True):
-            by_session[session] = by_session.get(session, 0.0) + float(difference)
-        sums = np.array(list(by_session.values()))
-        error = float(sums.std(ddof=1)) * math.sqrt(len(sums)) / len(self.new) if len(sums) > 1 else math.inf
-        return float(sums.sum()) / len(self.new), error
+        return mean_by_cluster(self.new - self.old, self.sessions)
 
     def measures(self) -> dict[str, float]:
         agreed = self.weight > 0
@@ -125,13 +125,13 @@ class _Compared:
 
 def _compared(asked: list[Answer], trial: Checkpoint, before: Checkpoint, rules: Rules) -> _Compared:
     """What the trial would do with answers that it has not learnt from, beside what serves."""
-    new, old = _decisions(asked, trial, rules), _decisions(asked, before, rules)
+    new, old = decided_again(asked, rules.router(trial)), decided_again(asked, rules.router(before))
     model, logged = rules.router(trial), np.array([a.propensity for a in asked])
     reward = np.array([model.value_of(a.quality, a.latency_s, a.action) for a in asked])
     at_taken = np.array([model.value_expected(p, a.action) for p, a in zip(new.predictions, asked, strict=True)])
     rows, weights = [], []
     for decided in (new, old):
-        same = np.array([_same_route(d, a.action) for d, a in zip(decided.actions, asked, strict=True)], np.float64)
+        same = np.array([same_route(d, a.action) for d, a in zip(decided.actions, asked, strict=True)], np.float64)
         weights.append(importance_weights(same, logged))
         at_policy = [model.value_expected(p, d) for p, d in zip(new.predictions, decided.actions, strict=True)]
         rows.append(doubly_robust_rows(reward, weights[-1], at_taken, np.array(at_policy)))
@@ -143,30 +143,3 @@ def _compared(asked: list[Answer], trial: Checkpoint, before: Checkpoint, rules:
         confidence=np.array(new.confidences),
         quality=np.array([a.quality for a in asked]),
     )
-
-
-@dataclass(frozen=True)
-class _Decisions:
-    actions: list[Action]
-    confidences: list[float]
-    predictions: list[Prediction]
-
-
-def _decisions(asked: list[Answer], checkpoint: Checkpoint, rules: Rules) -> _Decisions:
-    """What a checkpoint would have done, its hidden state running along each session."""
-    router = rules.router(checkpoint)
-    hidden: dict[str, Float32s] = {}
-    found = _Decisions([], [], [])
-    for answer in asked:
-        prediction = checkpoint.forward(answer.features, hidden.get(answer.session))
-        hidden[answer.session] = prediction.hidden
-        preferred = router.preferred(prediction, answer.permitted, answer.minimum_quality)
-        found.actions.append(preferred.action)
-        found.confidences.append(preferred.confidence)
-        found.predictions.append(prediction)
-    return found
-
-
-def _same_route(one: Action, other: Action) -> bool:
-    """Sampling settings are drawn as the log drew them: what is compared is tier and context size."""
-    return (one.tier, one.context_tokens) == (other.tier, other.context_tokens)

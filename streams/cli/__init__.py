@@ -18,6 +18,7 @@ from ruvllm.streams.cli import (
     answering,
     demo,
     documents,
+    history,
     inspection,
     loops,
     memory,
@@ -48,7 +49,20 @@ def settings(
     context.obj = Context(profile=profile, pairs=tuple(set_ or ()), file=config)
 
 
-for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, undo, proof):
+for module in (
+    demo,
+    service,
+    answering,
+    documents,
+    memory,
+    history,
+    undo,
+    model_store,
+    inspection,
+    loops,
+    router,
+    proof,
+):
     module.register(app)
 
 

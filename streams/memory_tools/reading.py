@@ -69,7 +69,7 @@ async def fold_to_end(bootstrap: str, names: Names, new_memory: NewMemory, state
         ends = await consumer.end_offsets(places)
         spans = {str(t.partition): (beginnings[t], ends[t]) for t in places}
         log_id = await log_id_of(bootstrap, topic)
-        memory, positions, snapshot = await asyncio.to_thread(_start, state_folder, log_id, spans, new_memory)
+        memory, positions, snapshot = await asyncio.to_thread(start_from, state_folder, log_id, spans, new_memory)
         consumer.assign(places)
         for place in places:
             consumer.seek(place, positions.get(str(place.partition), beginnings[place]))
@@ -116,13 +116,22 @@ def _complain(left_out: list[str]) -> None:
         log.warning("memory_changes_left_out", changes=len(left_out), first=left_out[0])
 
 
-def _start(
-    state_folder: Path, log_id: str, spans: Mapping[str, tuple[int, int]], new_memory: NewMemory
+def start_from(
+    state_folder: Path,
+    log_id: str,
+    spans: Mapping[str, tuple[int, int]],
+    new_memory: NewMemory,
+    at_most: Mapping[str, int] | None = None,
 ) -> tuple[Memory, dict[str, int], Path | None]:
-    """The memory and offsets to go on from, and the worker's folder they were found in."""
+    """The memory and offsets to go on from, and the worker's folder they were found in.
+
+    `at_most`: a place, partition -> offset, that the snapshot is not to be beyond.
+    """
     empty = new_memory()
     for folder in _latest_first(state_folder):
-        found = load_latest(folder, log_id=log_id, spans=spans, embedder=empty.embedder, dimension=empty.dimension)
+        found = load_latest(
+            folder, log_id=log_id, spans=spans, embedder=empty.embedder, dimension=empty.dimension, at_most=at_most
+        )
         if found is not None:
             return *found, folder
     return empty, {}, None

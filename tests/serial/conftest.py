@@ -28,9 +28,9 @@ def clock():
 def open_system(clock, tmp_path):
     """Makes systems on one clock; keywords as `SerialSystem`'s, and `flags` over the usual ones."""
 
-    def make(*, file=None, flags=None):
+    def make(*, file=None, flags=None, without=()):
         given = {**FLAGS, "home": str(tmp_path / "home"), **(flags or {})}
-        return SerialSystem(load_settings(given, environ={}), file=file, clock=clock)
+        return SerialSystem(load_settings(given, environ={}), file=file, clock=clock, without=without)
 
     return make
 
