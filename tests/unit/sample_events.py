@@ -350,7 +350,7 @@ SAMPLES: tuple[Event, ...] = (
     ),
     JudgementSettled(**IDENTITY, interaction_id="ix-1", log_odds=-1.25, model="135m", judge_ms=850.5),
     JudgementState(**IDENTITY, interaction=INTERACTION, ratings=(RATING,), outcome=JUDGED, retracted=True),
-    CandidatesCredited(**IDENTITY, interaction_id="ix-1", revision=1, credit={"n-1": 0.5}),
+    CandidatesCredited(**IDENTITY, interaction_id="ix-1", revision=1, credit={"n-1": 0.5}, retracted=False),
     ReinforcementState(
         **IDENTITY,
         interaction_id="ix-1",
