@@ -19,6 +19,7 @@ from ruvllm.streams.cli import (
     demo,
     documents,
     inspection,
+    log,
     loops,
     memory,
     model_store,
@@ -47,7 +48,7 @@ def settings(
     context.obj = Context(profile=profile, pairs=tuple(set_ or ()), file=config)
 
 
-for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, proof):
+for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, log, proof):
     module.register(app)
 
 
