@@ -29,7 +29,7 @@ from ruvllm.streams.records import Record
 log = structlog.get_logger(__name__)
 
 ReadTopic = Callable[[str], AsyncIterator[Record]]
-"""A topic of the flow by its name -> its records to the end it has now, each partition in order."""
+"""A topic of the flow by its name -> the records of it that the run is to learn from, each partition in order."""
 T = TypeVar("T")
 
 
@@ -65,7 +65,7 @@ class Course(Protocol):
 async def train(
     course: Course, read_topic: ReadTopic, clock: Clock, *, seed: int, parent: tuple[str, bytes] | None = None
 ) -> list[Event]:
-    """One run over the whole log; the events that record it, to be sent in order.
+    """One run over what is read; the events that record it, to be sent in order.
 
     `parent`: name and bytes of the checkpoint that serves. Raises MissingRequirement without torch.
     """

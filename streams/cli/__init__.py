@@ -24,6 +24,7 @@ from ruvllm.streams.cli import (
     memory,
     model_store,
     proof,
+    replay,
     router,
     service,
 )
@@ -48,7 +49,7 @@ def settings(
     context.obj = Context(profile=profile, pairs=tuple(set_ or ()), file=config)
 
 
-for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, log, proof):
+for module in (demo, service, answering, documents, memory, model_store, inspection, loops, router, log, replay, proof):
     module.register(app)
 
 

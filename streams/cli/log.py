@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +13,13 @@ import typer
 from rich.table import Table
 
 from ruvllm.errors import InvalidRequest
-from ruvllm.streams.cli.context import Context, of, run
+from ruvllm.streams.cli.context import Context, of, run, warnings_apart
 from ruvllm.streams.cli.memory_source import SerialFile
 from ruvllm.streams.cli.service import bootstrap_of
 
 if TYPE_CHECKING:
+    from ruvllm.streams.history.erasing import Wanted
+    from ruvllm.streams.history.rewriting import Rewritten
     from ruvllm.streams.history.source import Source
 
 log_app = typer.Typer(help="The log: all that learned state is folded from.", no_args_is_help=True)
@@ -25,6 +27,7 @@ log_app = typer.Typer(help="The log: all that learned state is folded from.", no
 From = Annotated[str, typer.Option("--from", help="beginning, a time with its offset, or places as 0:120,1:98")]
 To = Annotated[str, typer.Option("--to", help="end, a time, or places; what is there itself is left out")]
 Exported = Annotated[Path | None, typer.Option("--log", help="an exported log in place of the broker's")]
+KINDS = ("client", "document", "request", "interaction")
 Json = Annotated[bool, typer.Option("--json", help="as JSON, for machines")]
 
 
@@ -32,6 +35,8 @@ def register(app: typer.Typer) -> None:
     log_app.command()(show)
     log_app.command()(export)
     log_app.command("import")(import_)
+    log_app.command()(rewrite)
+    log_app.callback()(warnings_apart)
     app.add_typer(log_app, name="log")
 
 
@@ -136,6 +141,94 @@ def import_(
         table.add_row(name, str(count), ", ".join(f"{p}: {by:+d}" for p, by in sorted(moves.items())))
     here.console.print(table)
     here.console.print(f"{sum(done.written.values())} records are in the topics of {settings.kafka.prefix}")
+
+
+def rewrite(
+    context: typer.Context,
+    without: Annotated[
+        list[str], typer.Option(help="client:NAME, document:ID, request:ID or interaction:ID; may be repeated")
+    ],
+    tenant: Annotated[str, typer.Option(help="whose they are")] = "default",
+    to_prefix: Annotated[
+        str | None, typer.Option(help="of the next generation; without it <prefix>-g2, -g3, ...")
+    ] = None,
+    delete_old: Annotated[bool, typer.Option("--delete-old", help="then delete the old topics and snapshots")] = False,
+    json: Json = False,
+) -> None:
+    """Erase: copy the log to topics of another prefix, without all that holds what is named. Stop the service first."""
+    from ruvllm.streams.history import rewriting
+    from ruvllm.streams.history.erasing import Erasure
+    from ruvllm.streams.history.exported import CARRIED, Advance
+    from ruvllm.streams.wiring import names_of
+
+    here = of(context)
+    settings, old = here.settings, names_of(here.settings)
+    prefix = to_prefix or rewriting.next_prefix(settings.kafka.prefix)
+    if prefix == settings.kafka.prefix:
+        raise InvalidRequest(f"{prefix} is the prefix that the log has", hint="Leave --to-prefix out.")
+    bootstrap, wanted = bootstrap_of(settings), _wanted(tenant, without)
+    source = source_of(here, None, None)
+    with ExitStack() as shown:
+        total = 2 * run(length(source, CARRIED))
+
+        def planned(_: Erasure) -> Advance:
+            return shown.enter_context(bar(here, "copying", total))
+
+        done = run(rewriting.rewrite(bootstrap, settings, old, prefix, wanted, delete_old=delete_old, planned=planned))
+    report = _report(settings.kafka.prefix, prefix, done)
+    if json:
+        print_json(report)
+        return
+    say = here.console.print
+    table = Table("topic", "written", "left out", box=None)
+    for name, row in report["topics"].items():
+        table.add_row(name, str(row["written"]), str(row["left_out"]))
+    say(table)
+    say(
+        f"erased: {report['requests']} requests, {report['interactions']} interactions, {report['documents']} documents"
+    )
+    for what, names in (
+        ("answers that were given from it", report["derived"]),
+        ("training runs that learnt from it", report["runs"]),
+        ("checkpoints of theirs; the next run learns anew", report["checkpoints"]),
+        ("deleted", report["deleted"]),
+        ("still holds the bytes", report["still_holds"]),
+    ):
+        for name in names:
+            say(f"  {what}: {name}")
+    say(f"set kafka.prefix = {prefix!r}; memory is folded anew at the next start")
+
+
+def _wanted(tenant: str, without: list[str]) -> Wanted:
+    """What the words name. Raises InvalidRequest."""
+    from ruvllm.streams.history.erasing import Wanted
+
+    found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for word in without:
+        kind, colon, name = word.partition(":")
+        if kind not in found or not colon or not name:
+            raise InvalidRequest(
+                f"--without {word!r} names nothing", hint=f"Write {', '.join(KINDS)} and a colon first."
+            )
+        found[kind].add(name)
+    return Wanted(tenant, **{f"{kind}s": frozenset(names) for kind, names in found.items()})
+
+
+def _report(old: str, new: str, done: Rewritten) -> dict[str, Any]:
+    erasure, copied = done.erasure, done.copied
+    return {
+        "from_prefix": old,
+        "to_prefix": new,
+        "requests": len(erasure.request_keys),
+        "interactions": len(erasure.interactions),
+        "documents": len(erasure.wanted.documents),
+        "derived": sorted(erasure.derived),
+        "runs": sorted(erasure.runs),
+        "checkpoints": sorted(erasure.checkpoints),
+        "topics": {n: {"written": count, "left_out": copied.left_out[n]} for n, count in copied.written.items()},
+        "deleted": list(done.deleted),
+        "still_holds": list(done.still_holds),
+    }
 
 
 # --- what commands on history share -----------------------------------------------------------------------
