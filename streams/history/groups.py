@@ -5,22 +5,30 @@ Invariant: a place is set only where nobody is a member; Kafka itself refuses it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
-from ruvllm.errors import RuvllmError
+from ruvllm.errors import BrokerUnavailable, RuvllmError
 from ruvllm.streams.connection import connected
 from ruvllm.streams.history.exported import CARRIED, Committed
 from ruvllm.streams.topics import admin
 from ruvllm.streams.topology import STAGES, Names
+
+COORDINATOR_WAIT_S = 30.0
+"""A new broker makes its topic of groups when it is first asked for one."""
 
 
 async def committed(bootstrap: str, names: Names) -> Committed:
     """Stage -> topic -> partition -> the next record that it will handle, of topics that are carried elsewhere."""
     found: dict[str, dict[str, dict[int, int]]] = {}
     kafka = {names.topic(name): name for name in CARRIED}
-    async with admin(bootstrap) as client:
+    async with _coordinating(bootstrap, [names.group(stage.name) for stage in STAGES]) as client:
         for stage in STAGES:
             offsets = await client.list_consumer_group_offsets(names.group(stage.name))
             for place, at in offsets.items():
@@ -32,7 +40,7 @@ async def committed(bootstrap: str, names: Names) -> Committed:
 async def at_work(bootstrap: str, names: Names) -> list[str]:
     """The stages whose groups have members now."""
     groups = {names.group(stage.name): stage.name for stage in STAGES}
-    async with admin(bootstrap) as client:
+    async with _coordinating(bootstrap, groups) as client:
         answers = await client.describe_consumer_groups(list(groups))
     described = [group for answer in answers for group in answer.groups]
     return sorted(groups[group[1]] for group in described if group[5])
@@ -57,3 +65,20 @@ async def commit(bootstrap: str, names: Names, stage: str, topics: Mapping[str, 
     async with connected(bootstrap, consumer):
         consumer.assign(list(places))
         await consumer.commit(places)
+
+
+@asynccontextmanager
+async def _coordinating(bootstrap: str, groups: Iterable[str]) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client of a broker that coordinates these groups. Raises BrokerUnavailable if it does not in time."""
+    give_up_at = time.monotonic() + COORDINATOR_WAIT_S
+    async with admin(bootstrap) as client:
+        for group in groups:
+            while True:
+                try:
+                    await client.find_coordinator(group)
+                    break
+                except KafkaError as error:
+                    if time.monotonic() > give_up_at:
+                        raise BrokerUnavailable(f"nobody coordinates the group {group}: {error!r}") from error
+                    await asyncio.sleep(0.2)
+        yield client

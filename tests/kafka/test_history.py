@@ -106,8 +106,8 @@ def test_a_log_is_replayed_carried_and_written_anew(
 ) -> None:
     here, there = cluster.all_flags, elsewhere.all_flags
     # given workers that have learnt from two clients; when their log is replayed beside them, in four orders
-    asyncio.run(taught(cluster, "brannoc", QUESTION, ANSWER))
     asyncio.run(taught(cluster, "senna", OTHERS, OTHER))
+    asyncio.run(taught(cluster, "brannoc", QUESTION, ANSWER))
     asked = ("replay", "--verify", "--interleavings", 3, "--into", tmp_path / "replay", "--json")
     status, said, err = ruvllm(here, *asked)
     # then it is the memory that is live, each time
@@ -146,8 +146,9 @@ def goes_on_without_doing_anything_twice(elsewhere: Cluster, ruvllm: Run, folder
     assert "Brannoc Tull" in asyncio.run(answered(elsewhere, QUESTION))
     asyncio.run(at_rest(elsewhere))
     after = asyncio.run(counts(elsewhere.bootstrap, names))
-    for name in ("request.submitted", "interaction.recorded", "outcome.judged"):
+    for name in ("request.submitted", "interaction.recorded"):
         assert after[name] == before[name] + 1, name
+    assert 1 <= after["outcome.judged"] - before["outcome.judged"] <= 2  # a second word on the one new answer
     for name in ("feedback.submitted", "rating.accepted", "document.submitted", "training.recorded"):
         assert after[name] == before[name], name
 
@@ -164,8 +165,8 @@ def written_anew_without_a_client(elsewhere: Cluster, ruvllm: Run, there: Mappin
     new = Names(f"{elsewhere.prefix}-g2", names_of(elsewhere.settings).tiers, elsewhere.settings.kafka.partitions)
     assert said["to_prefix"] == new.prefix
     assert said["derived"]  # the question that was answered from it
-    assert asyncio.run(texts(elsewhere.bootstrap, new, b"Brannoc")) == []
-    assert asyncio.run(texts(elsewhere.bootstrap, new, b"nets of Quorl")) == []
+    for word in (b"Brannoc", b"brannoc", b"nets of Quorl"):
+        assert asyncio.run(texts(elsewhere.bootstrap, new, word)) == []
     assert "memory.changed" in asyncio.run(texts(elsewhere.bootstrap, new, b"Senna Voss"))
     assert any(names_of(elsewhere.settings).topic("memory.changed") == held for held in said["still_holds"])
     generation = {**there, "kafka.prefix": new.prefix}
