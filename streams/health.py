@@ -86,8 +86,13 @@ class Health:
         }
 
 
-async def serve_health(health: Health, metrics: Metrics, port: int) -> tuple[web.AppRunner, int]:
-    """Serve /health (200 when ready and healthy, else 503) and /metrics. Returns the runner and its port."""
+async def serve_health(
+    health: Health, metrics: Metrics, port: int, routes: Sequence[web.RouteDef] = ()
+) -> tuple[web.AppRunner, int]:
+    """Serve /health (200 when ready and healthy, else 503), /metrics and what else this process has to say.
+
+    Returns the runner and its port. Only this machine is answered.
+    """
 
     async def get_health(_: web.Request) -> web.Response:
         report = health.report()
@@ -99,7 +104,7 @@ async def serve_health(health: Health, metrics: Metrics, port: int) -> tuple[web
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
-    app.add_routes([web.get("/health", get_health), web.get("/metrics", get_metrics)])
+    app.add_routes([web.get("/health", get_health), web.get("/metrics", get_metrics), *routes])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)

@@ -51,6 +51,10 @@ class LearnedView:
         for follower in self._followers:
             await follower.stop()
 
+    def offsets(self) -> dict[str, int]:
+        """Partition -> offset of the next event of training: what serves is the fold of those below."""
+        return self._followers[0].offsets()
+
     def _trained(self, event: Event) -> None:
         self.rankers.apply(event)
         self.routers.apply(event)
@@ -87,6 +91,9 @@ class _Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    def offsets(self) -> dict[str, int]:
+        return {str(place.partition): at for place, at in self._positions.items()}
 
     async def _follow(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,6 +26,7 @@ from aiokafka.errors import KafkaError
 from ruvllm.agents.clock import Clock
 from ruvllm.agents.outbox import Emit
 from ruvllm.errors import BrokerUnavailable, RuvllmError
+from ruvllm.models.memory.node import Contents
 from ruvllm.models.memory.snapshot import load_latest, save
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.ids import new_id
@@ -49,6 +51,15 @@ SLICE_S = 0.01
 
 REPORT_EVERY_S = 5.0
 """A view that has not reported for three times as long is taken for gone."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was known at one moment, and which records of which log that is the fold of."""
+
+    contents: Contents
+    offsets: dict[str, int]
+    log_id: str
 
 
 class _Slices:
@@ -100,6 +111,7 @@ class MemoryView:
         self._log_id: str | None = None  # of the log that is folded, once it was seen
         self._since_snapshot = 0
         self._at_work: set[asyncio.Future[Any]] = set()  # in threads, on memory
+        self._taking_in = asyncio.Lock()  # held while memory and positions are of different moments
         self._caught_up = asyncio.Event()
         self._changed = asyncio.Event()  # since the indexes were looked at
         self._indexed = asyncio.Event()  # once they had everything
@@ -155,6 +167,11 @@ class MemoryView:
         """Partition -> offset of the next change; partitions that hold nothing are left out."""
         return {str(p): offset for p, offset in self._positions.items() if offset}
 
+    async def moment(self) -> Moment:
+        """Memory as the fold of exactly the records below its offsets. Readers and the fold wait for it briefly."""
+        async with self._taking_in:
+            return Moment(await asyncio.to_thread(self.memory.contents), self.offsets(), self._log_id or "")
+
     # --- following --------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
@@ -188,9 +205,10 @@ class MemoryView:
                 consumer.seek(place, self._positions[place.partition])
             while True:
                 batch = await consumer.getmany(timeout_ms=50, max_records=RECORDS_AT_ONCE)
-                await self._take_in([record_of(message) for messages in batch.values() for message in messages])
-                for place in places:
-                    self._positions[place.partition] = await consumer.position(place)
+                async with self._taking_in:
+                    await self._take_in([record_of(message) for messages in batch.values() for message in messages])
+                    for place in places:
+                        self._positions[place.partition] = await consumer.position(place)
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
                     while await self._in_thread(self.memory.settle, SETTLED_AT_ONCE):
                         pass

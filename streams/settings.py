@@ -159,6 +159,10 @@ class Settings(Section):
         """One process writes one folder."""
         return self.home / "state" / self.kafka.prefix / worker
 
+    @property
+    def replays_folder(self) -> Path:
+        return self.home / "replays" / self.kafka.prefix
+
     def model_threads(self) -> int:
         return self.generation.threads or min(4, os.cpu_count() or 1)
 

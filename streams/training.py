@@ -29,7 +29,7 @@ from ruvllm.streams.records import Record
 log = structlog.get_logger(__name__)
 
 ReadTopic = Callable[[str], AsyncIterator[Record]]
-"""A topic of the flow by its name -> its records to the end it has now, each partition in order."""
+"""A topic of the flow by its name -> the records of it that the run is to learn from, each partition in order."""
 T = TypeVar("T")
 
 
@@ -71,7 +71,7 @@ async def train(
     parent: tuple[str, bytes] | None = None,
     instead: CheckpointChosen | None = None,
 ) -> list[Event]:
-    """One run over the whole log; the events that record it, to be sent in order.
+    """One run over what is read; the events that record it, to be sent in order.
 
     `parent`: name and bytes of the checkpoint to go on from. `instead`: the choice to make unless the run makes one.
     Raises MissingRequirement without torch.

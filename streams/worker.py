@@ -21,6 +21,7 @@ from ruvllm.streams.clock import SystemClock
 from ruvllm.streams.guard import Guard, Retry
 from ruvllm.streams.health import Health, serve_health
 from ruvllm.streams.learned_view import LearnedView
+from ruvllm.streams.live_memory import memory_routes
 from ruvllm.streams.memory_view import MemoryView
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.owner import PartitionOwner
@@ -104,7 +105,8 @@ class Worker:
                 await trainer.start()
         health = Health(self.process, self.metrics, self._running, checks)
         port = getattr(self.settings.workers, f"{self.process}_port")
-        serving = await serve_health(health, self.metrics, port)
+        routes = memory_routes(self.view, self.learned) if self.view and self.learned else ()
+        serving = await serve_health(health, self.metrics, port, routes)
         await asyncio.gather(*(app.start() for app, _ in self._running))
         return serving
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 import typer
 from rich.console import Console
 
@@ -53,6 +55,11 @@ def of(context: typer.Context) -> Context:
     found = context.find_object(Context)
     assert found is not None
     return found
+
+
+def warnings_apart() -> None:
+    """Warnings go to standard error: what is printed may be JSON."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

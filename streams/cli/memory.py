@@ -11,14 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ruvllm.errors import InvalidRequest, MissingRequirement
 from ruvllm.streams.cli import memory_keeping
-from ruvllm.streams.cli.context import of
+from ruvllm.streams.cli.context import of, warnings_apart
 from ruvllm.streams.cli.memory_source import SerialFile, folded
 
 if TYPE_CHECKING:
@@ -48,10 +47,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(memory_app, name="memory")
 
 
-@memory_app.callback()
-def _warnings_apart() -> None:
-    """Warnings go to standard error: what is printed may be JSON."""
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+memory_app.callback()(warnings_apart)
 
 
 # --- looking --------------------------------------------------------------------------------------------

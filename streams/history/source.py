@@ -1,13 +1,14 @@
 """Where history is read from: a broker, a serial log's file, an exported log. One port, so that no reader cares.
 
 Invariant: a read gives the records of a topic of the flow from `start` up to `end`, in order within each partition,
-committed ones only. A place is partition -> offset of the next record.
+committed ones only. A place is partition -> offset of the next record. A log that is in one order (a serial one) has
+offsets that count through all partitions: a place in it is the greatest that it names.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,10 @@ class Source(Protocol):
     @property
     def names(self) -> Names: ...
 
+    @property
+    def in_one_order(self) -> bool:
+        """Whether offsets count through all partitions of a topic."""
+
     async def log_id(self, name: str) -> str:
         """Which log of a topic this is: places of one mean nothing in another."""
 
@@ -45,15 +50,24 @@ class Source(Protocol):
     async def place_at(self, name: str, time: datetime) -> dict[int, int]:
         """The first records of a topic that were written at `time` or later; its end where there is none."""
 
-    def read(self, name: str, start: Place | None = None, end: Place | None = None) -> AsyncIterator[list[Record]]:
+    def read(
+        self, name: str, start: Place | None = None, end: Place | None = None, only: Collection[int] | None = None
+    ) -> AsyncIterator[list[Record]]:
         """Batches of records from `start` (default: the first) up to `end` (default: what is the end now).
 
-        A partition that a place leaves out is read from its beginning, or to its end.
+        A partition that a place leaves out is read from its beginning, or to its end. `only`: of these partitions.
         """
+
+
+def in_one_order(place: Place | None, default: int) -> int:
+    """The offset that a place means in a log that is in one order."""
+    return max(place.values(), default=0) if place is not None else default
 
 
 class KafkaSource:
     """A broker's log, read without a group."""
+
+    in_one_order = False
 
     def __init__(self, bootstrap: str, names: Names) -> None:
         self._bootstrap = bootstrap
@@ -76,11 +90,11 @@ class KafkaSource:
             return {p.partition: at.offset if (at := found.get(p)) else ends[p] for p in places}
 
     async def read(
-        self, name: str, start: Place | None = None, end: Place | None = None
+        self, name: str, start: Place | None = None, end: Place | None = None, only: Collection[int] | None = None
     ) -> AsyncIterator[list[Record]]:
         consumer = self._consumer()
         async with connected(self._bootstrap, consumer):
-            places = await self._places(consumer, name)
+            places = [p for p in await self._places(consumer, name) if only is None or p.partition in only]
             spans = await _spans(consumer, places)
             until = {p: min((end or {}).get(p.partition, spans[p.partition][1]), spans[p.partition][1]) for p in places}
             consumer.assign(places)
@@ -113,6 +127,8 @@ async def _spans(consumer: AIOKafkaConsumer, places: list[TopicPartition]) -> Sp
 class SerialSource:
     """A serial log's file: one partition a topic as far as places go, whatever partitions its records name."""
 
+    in_one_order = True
+
     def __init__(self, file: Path, names: Names) -> None:
         """Raises InvalidConfiguration if there is no such file or it cannot be read."""
         if not file.is_file():
@@ -124,6 +140,8 @@ class SerialSource:
         log = SerialLog(file)
         log.close()
         self._topics = log.topics
+        self.positions = log.positions
+        """`<stage> <topic>` -> next offset: how far each stage had come."""
 
     async def log_id(self, name: str) -> str:
         return f"file/{self._file.absolute()}/{self.names.topic(name)}"
@@ -135,12 +153,13 @@ class SerialSource:
         raise InvalidRequest("the records of a serial log have no times", hint="Give an offset, such as 0:120.")
 
     async def read(
-        self, name: str, start: Place | None = None, end: Place | None = None
+        self, name: str, start: Place | None = None, end: Place | None = None, only: Collection[int] | None = None
     ) -> AsyncIterator[list[Record]]:
         records = self._records(name)
-        until = min((end or {}).get(0, len(records)), len(records))
-        for at in range((start or {}).get(0, 0), until, RECORDS_AT_ONCE):
-            yield records[at : min(at + RECORDS_AT_ONCE, until)]
+        first, until = in_one_order(start, 0), min(in_one_order(end, len(records)), len(records))
+        for at in range(first, until, RECORDS_AT_ONCE):
+            batch = records[at : min(at + RECORDS_AT_ONCE, until)]
+            yield batch if only is None else [record for record in batch if (record.partition or 0) in only]
             await asyncio.sleep(0)
 
     def _records(self, name: str) -> list[Record]:

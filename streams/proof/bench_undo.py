@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -70,7 +70,7 @@ class _Held:
         raise InvalidRequest("the records of this log have no times", hint="Give an offset.")
 
     async def read(
-        self, name: str, start: Place | None = None, end: Place | None = None
+        self, name: str, start: Place | None = None, end: Place | None = None, only: Collection[int] | None = None
     ) -> AsyncIterator[list[Record]]:
         yield self.topics.get(name, [])[(start or {}).get(0, 0) : (end or {}).get(0)]
 
