@@ -51,6 +51,8 @@ _PLACE = Origin(topic="outcome.judged", partition=0, offset=0)
 class _Held:
     """A log in this process, one partition a topic: a source of history, and what reinforce sees of memory."""
 
+    in_one_order = True
+
     def __init__(self, memory: Memory) -> None:
         self.names = Names("bench", ("small",), 1)
         self.topics: dict[str, list[Record]] = {}
