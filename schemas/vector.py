@@ -64,7 +64,11 @@ _BASE64 = TypeAdapter(list[bytes], config=ConfigDict(val_json_bytes="base64"))
 
 
 def _decode_blob(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("bytes travel as base64 text")
+    return base64.b64decode(value, validate=True)
 
 
 Blob = Annotated[

@@ -19,7 +19,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -225,8 +226,9 @@ def _load(snapshot: Path, memory: Memory, log_id: str, spans: Mapping[str, tuple
         at, (first, end) = offsets.get(partition, 0), spans.get(partition, (0, 0))
         if not first <= at <= end:
             raise _Unusable(f"it goes on at offset {at} of partition {partition}, which has {first} to {end}")
+    damaged = _damaged(snapshot, manifest["files"])
     for file in CONTENT_FILES:
-        if _sha256(snapshot / file) != manifest["files"][file]:
+        if file in damaged:
             raise _Unusable(f"{file} is not what was written")
     vectors: Float32s = np.load(snapshot / "vectors.npy", allow_pickle=False)
     vectors.flags.writeable = False  # nodes share its rows
@@ -234,7 +236,7 @@ def _load(snapshot: Path, memory: Memory, log_id: str, spans: Mapping[str, tuple
     nodes = [Node(vector=vector, **orjson.loads(line)) for line, vector in zip(lines, vectors, strict=True)]
     memory.put_nodes(nodes)
     for graph in manifest["graphs"]:
-        _load_graph(snapshot, manifest["files"], graph, memory)
+        _load_graph(snapshot, damaged, graph, memory)
     edges = [Edge(**orjson.loads(line)) for line in (snapshot / "edges.jsonl").read_bytes().splitlines()]
     for edge in edges:
         memory.put_edge(edge)
@@ -243,11 +245,17 @@ def _load(snapshot: Path, memory: Memory, log_id: str, spans: Mapping[str, tuple
     return offsets
 
 
-def _load_graph(snapshot: Path, hashes: Mapping[str, str], graph: Mapping[str, str], memory: Memory) -> None:
+def _damaged(snapshot: Path, hashes: Mapping[str, str]) -> set[str]:
+    """The files that are missing or not what was written. Hashing holds no other thread up: several at once."""
+    with ThreadPoolExecutor() as threads:
+        found = threads.map(lambda name: _sha256(snapshot / name) if (snapshot / name).exists() else None, hashes)
+        return {name for name, sha256 in zip(hashes, found, strict=True) if sha256 != hashes[name]}
+
+
+def _load_graph(snapshot: Path, damaged: Collection[str], graph: Mapping[str, str], memory: Memory) -> None:
     """Take a saved HNSW graph of the nodes that memory holds now, if it is whole."""
     for name in (graph["graph"], graph["keys"]):
-        file = snapshot / name
-        if not file.exists() or _sha256(file) != hashes[name]:
+        if name in damaged:
             log.warning("index is built again", snapshot=str(snapshot), reason=f"{name} is damaged or missing")
             return
     keys: list[list[str]] = orjson.loads((snapshot / graph["keys"]).read_bytes())

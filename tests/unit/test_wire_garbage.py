@@ -148,3 +148,10 @@ def test_no_fields_raise_anything_else(data, cls):
         assert error.message and error.hint
     else:
         assert content(decode((cls,), encode(event))) == content(event)
+
+
+@pytest.mark.parametrize("value", ["null", "7", "[1]", '"not base64"'])
+def test_bytes_that_are_no_base64_are_refused(value):
+    # given a checkpoint whose bytes are no text of base64; when read; then the field is named
+    fields = orjson.loads(encode(BY_KIND["checkpoint.published"])) | {"parameters": orjson.loads(value)}
+    assert "`parameters`" in str(refusal(orjson.dumps(fields), type(BY_KIND["checkpoint.published"])))
