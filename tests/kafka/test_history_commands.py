@@ -85,9 +85,9 @@ def test_the_log_tells_why_an_answer_changed(cluster: Cluster, ruvllm: Run) -> N
     assert {e["edge_id"] for e in source["edges"]} == set(come["edges"])
     events = [event for name in come["edges"] for event in edges[name]["events"]]
     assert {event["by"]["interaction_id"] for event in events} == {first.interaction_id}
-    # and so at two moments: before the first asking and now
-    at = before["request"]["time"]
-    words = ("diff", "--question", QUESTION, "--from", at, "--to", "end")
+    # and so at two moments: when it was first asked, and the place that the second answer was found at
+    at, place = before["request"]["time"], ",".join(f"{p}:{offset}" for p, offset in second.memory_offsets.items())
+    words = ("diff", "--question", QUESTION, "--from", at, "--to", place)
     assert any(c["text"] == TRUTH and c["rank"]["before"] is None for c in found(ruvllm, *words)["candidates"])
     status, out, err = ruvllm(*words)
     assert (status, "because: " in out) == (0, True), err
