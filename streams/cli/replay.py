@@ -275,12 +275,13 @@ def _as_json(order: Order, done: Replay, said: Said) -> dict[str, Any]:
     from ruvllm.streams.history.replay import rate
 
     progress = done.progress
+    events = progress.events + said.training
     return {
         "from": order.words[0],
         "to": order.words[1],
-        "events": progress.events + said.training,
+        "events": events,
         "seconds": round(progress.seconds, 3),
-        "events_per_s": rate(progress.events, progress.seconds),
+        "events_per_s": rate(events, progress.seconds),
         "digests": said.digests,
         "in_force": said.in_force,
         "runs": [

@@ -75,7 +75,7 @@ def point_of(text: str, option: str) -> Point:
     except ValueError as error:
         raise InvalidRequest(f"{option} {text!r} is neither a time nor places of the log", hint=FORMS) from error
     if time.tzinfo is None:
-        raise InvalidRequest(f"{option} {text!r} has no offset from UTC", hint=f"Write it as {word}+00:00.")
+        raise InvalidRequest(f"{option} {text!r} has no offset from UTC", hint=f"Write it as {time.isoformat()}+00:00.")
     return time
 
 
