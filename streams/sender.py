@@ -20,11 +20,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 
 from ruvllm.agents.outbox import Emit
+from ruvllm.streams.metadata_pace import pace_metadata
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.topics import MAX_RECORD_BYTES
 from ruvllm.streams.topology import Names
 
 log = structlog.get_logger(__name__)
+
+pace_metadata()  # every process that meets Kafka sends
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0

@@ -121,8 +121,10 @@ def worker(
     """Run one process in the foreground until SIGTERM or SIGINT."""
     import uvloop
 
+    from ruvllm.streams.fault_points import arm
     from ruvllm.streams.logs import configure_logs
     from ruvllm.streams.processes import PROCESSES, Processes
+    from ruvllm.streams.safeguards import take_off
     from ruvllm.streams.worker import Worker
 
     here = of(context)
@@ -130,6 +132,8 @@ def worker(
     if kind is None:
         raise RuvllmError(f"there is no process {process!r}", hint=f"It is one of: {', '.join(PROCESSES)}.")
     configure_logs(os.environ.get("RUVLLM_LOG", "INFO"))
+    arm(os.environ)
+    take_off(os.environ, here.settings.home)
     processes = Processes(here.settings)
     name = name or process
     bootstrap = bootstrap_of(here.settings)
