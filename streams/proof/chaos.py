@@ -29,6 +29,8 @@ DUTY_S = (0.1, 0.4)
 """Of a throttled worker: how long it runs and how long it stands, in turn."""
 STORM_VISITS, VISIT_S = 3, 1.5
 DISK = "size=16k"
+SNAPSHOT_FAILED = "snapshot_failed"
+"""What a worker's log says of a full disk."""
 Say = Callable[[str], None]
 
 
@@ -93,7 +95,7 @@ class Chaos:
         for number, fault in enumerate(lane):
             self._next[name] = lane[number + 1].armed if number + 1 < len(lane) else None
             member = self.cluster.members[name]
-            if not member.alive:  # of itself: it is to be found in its log
+            if not member.alive and not member.fault:  # of itself: it is to be found in its log
                 self.missed.append(f"{name} ended with status {member.child.returncode}")
                 self.cluster.failed = True
                 member = self._again(member, fault.armed)
@@ -183,8 +185,9 @@ class Chaos:
             return False
         await self._ready(member)
         await asyncio.sleep(seconds)
-        self._end(member, signal.SIGKILL)
-        self.done["kill"] += 1
+        await asyncio.to_thread(self._end, member, signal.SIGTERM)  # it wants to keep a snapshot then, too
+        if SNAPSHOT_FAILED not in self.cluster.processes.log_file(member.name).read_text("utf-8"):
+            self.missed.append(f"{member.name} noticed nothing of its full disk")
         await asyncio.to_thread(_unmount, folder)
         self._next_of(member)
         return True

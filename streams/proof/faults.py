@@ -117,7 +117,7 @@ async def run_faults(
         started = time.monotonic()
         load = Load(bootstrap, names_of(cluster.settings), plan, documents)
         at_work = asyncio.create_task(chaos.run())
-        unanswered = await load.run(chaos.share)
+        unanswered = await load.run(lambda: 1.0 if at_work.done() else chaos.share())
         await at_work
         seconds = time.monotonic() - started
         say(f"{len(load.sent.every) - unanswered} of {len(load.sent.every)} answered after {seconds:.0f} s")

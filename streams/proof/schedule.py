@@ -116,7 +116,10 @@ def lanes(plan: Plan, *, session_timeout_s: float) -> Lanes:
             lasts_s = session_timeout_s + draws.uniform(2, 4) if kind == "zombie" else 0.0
             found[name].append(Fault(kind, 0.0, lasts_s, point, draws.randint(1, 4)))  # type: ignore[arg-type]
         else:
-            found[next(turn)].append(Fault(kind, draws.uniform(0.2, 4), _lasts_s(kind, session_timeout_s, draws)))  # type: ignore[arg-type]
+            name = next(turn)
+            if kind == "disk-full":  # the pool keeps nothing
+                name = f"{draws.choice(('answer', 'learn'))}-{draws.randint(1, plan.workers)}"
+            found[name].append(Fault(kind, draws.uniform(0.2, 4), _lasts_s(kind, session_timeout_s, draws)))  # type: ignore[arg-type]
     for lane in found.values():
         draws.shuffle(lane)
     return {name: tuple(found[name]) for name in sorted(found)}

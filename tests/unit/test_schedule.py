@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ruvllm.streams import fault_points
@@ -12,6 +12,7 @@ from ruvllm.streams.fault_points import FaultPoint
 from ruvllm.streams.proof.schedule import BROKER, DEADLY, KINDS, ODDITIES, POINTS, Plan, lanes, step
 
 TIMEOUT_S = 3.0
+few = settings(max_examples=25)
 plans = st.builds(Plan, seed=st.integers(0, 10_000), kills=st.integers(0, 200), workers=st.integers(1, 4))
 
 
@@ -19,6 +20,7 @@ def faults_of(plan):
     return [fault for lane in lanes(plan, session_timeout_s=TIMEOUT_S).values() for fault in lane]
 
 
+@few
 @given(plans)
 def test_the_same_plan_gives_the_same_faults_and_oddities(plan):
     # given a plan; when its schedule is made twice; then it is the same, request by request too
@@ -33,6 +35,7 @@ def test_another_seed_gives_other_faults_and_oddities():
     assert [step(one, n) for n in range(30)] != [step(other, n) for n in range(30)]
 
 
+@few
 @given(plans.filter(lambda plan: plan.kills >= 12))
 def test_as_many_kills_as_planned_and_one_of_each_kind_at_least(plan):
     # given a plan of a dozen kills or more; when scheduled; then there are as many, and no kind is missing
@@ -53,6 +56,7 @@ def test_every_fault_point_gets_its_turn():
     assert {point for _, point in found} == set(fault_points.POINTS)
 
 
+@few
 @given(plans)
 def test_what_is_armed_is_what_a_worker_understands(plan):
     # given any schedule; when its aimed faults are read as a worker does; then each is a fault
@@ -61,6 +65,7 @@ def test_what_is_armed_is_what_a_worker_understands(plan):
             FaultPoint(fault.armed)
 
 
+@few
 @given(plans)
 def test_zombies_sleep_longer_than_a_session_and_pauses_do_not(plan):
     # given any schedule; when looked at; then zombies and freezes outlast the session, and pauses end in it
