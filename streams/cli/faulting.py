@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,9 @@ from ruvllm.errors import InvalidRequest
 from ruvllm.streams.cli.context import of, run
 from ruvllm.streams.cli.service import broker_of
 
+LIMIT_S = {False: 600.0, True: 45.0}
+"""For the load, and again for its answers; without a safeguard some never come."""
+
 
 def faults(
     context: typer.Context,
@@ -22,6 +27,9 @@ def faults(
     requests: Annotated[int, typer.Option(min=1, help="at least; more are sent until all faults happened")] = 200,
     only: Annotated[str | None, typer.Option(help="kinds of faults and oddities, comma-separated")] = None,
     workers: Annotated[int, typer.Option(min=1, help="of each kind")] = 2,
+    without: Annotated[
+        str | None, typer.Option(help="a safeguard that its workers do without, to see the harm found: fence or ledger")
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="write the whole report to this file")] = None,
     table: Annotated[Path | None, typer.Option(help="write the table of all seeds to this file")] = None,
 ) -> None:
@@ -36,6 +44,8 @@ def faults(
     from ruvllm.streams.proof.report import write_report
     from ruvllm.streams.proof.schedule import Plan
 
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its broker goes away: that is meant
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # workers and broker are not to outlive it
     console = of(context).console
     chosen = _kinds(only)
     runs: list[dict[str, Any]] = []
@@ -47,9 +57,10 @@ def faults(
                 console.print(f"{name}: {found[name]}")
             raise typer.Exit(1 if found["findings"] else 0)
         for number in _range(seeds) if seeds else (seed,):
-            plan = Plan(number, kills, requests, workers=workers, only=chosen)
+            plan = Plan(number, kills, requests, workers=workers, only=chosen, limit_s=LIMIT_S[without is not None])
             console.print(f"seed {number}")
-            runs.append(run(run_faults(bootstrap, demo_folder() / "corpus", plan, broker=broker, say=console.print)))
+            corpus, off = demo_folder() / "corpus", _safeguards(without)
+            runs.append(run(run_faults(bootstrap, corpus, plan, broker=broker, without=off, say=console.print)))
             write_report(json, summary(runs) if seeds else runs[0])
             if table is not None:
                 table.write_text(as_markdown(runs), encoding="utf-8")
@@ -88,6 +99,15 @@ def _kinds(only: str | None) -> frozenset[str]:
     if "broker-away" in chosen and len(chosen) > 1:
         raise InvalidRequest("broker-away is measured alone", hint="Give it in a run of its own.")
     return chosen
+
+
+def _safeguards(without: str | None) -> tuple[str, ...]:
+    from ruvllm.streams.safeguards import SAFEGUARDS
+
+    off = tuple(without.split(",")) if without else ()
+    if unknown := sorted(set(off) - set(SAFEGUARDS)):
+        raise InvalidRequest(f"there is no safeguard {unknown[0]!r}", hint=f"There are: {', '.join(SAFEGUARDS)}.")
+    return off
 
 
 def _range(seeds: str) -> range:

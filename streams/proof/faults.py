@@ -143,6 +143,7 @@ async def run_faults(
             "without": list(without),
             "notes": notes + [m for m in chaos.missed if "skipped" in m],
             "seconds": round(seconds, 1),
+            "kills_per_minute": round(60 * chaos.kills / seconds, 1),
         },
     )
 

@@ -34,7 +34,7 @@ Submission = tuple[str, str]
 POISON_HEADER = "poison"
 HUGE_BYTES = 10_485_760 - 400
 """Of a value that Kafka just takes, and whose dead letter it does not."""
-LONGEST_GAP_S = 3.0
+LONGEST_GAP_S = 0.4
 """Between two requests while the schedule lags behind: what is armed fires only under load."""
 
 

@@ -114,7 +114,7 @@ def lanes(plan: Plan, *, session_timeout_s: float) -> Lanes:
             process, point = next(points) if kind == "aimed" else (draws.choice(("answer", "learn")), "sent")
             name = f"{process}-{draws.randint(1, plan.workers)}"
             lasts_s = session_timeout_s + draws.uniform(2, 4) if kind == "zombie" else 0.0
-            found[name].append(Fault(kind, 0.0, lasts_s, point, draws.randint(1, 4)))  # type: ignore[arg-type]
+            found[name].append(Fault(kind, 0.0, lasts_s, point, draws.randint(1, 3)))  # type: ignore[arg-type]
         else:
             name = next(turn)
             if kind == "disk-full":  # the pool keeps nothing

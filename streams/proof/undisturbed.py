@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ruvllm.agents.memory_fold import CHANGES, fold
@@ -18,7 +18,7 @@ from ruvllm.models.memory.node import Contents
 from ruvllm.models.memory.sameness import differences
 from ruvllm.models.memory.snapshot import load_latest
 from ruvllm.models.memory.store import Memory
-from ruvllm.schemas.memory import EdgeContributed, MemoryChange, NodeAdded, NodeRetracted
+from ruvllm.schemas.memory import EdgeContributed, EdgePruned, MemoryChange, NodeAdded, NodeRetracted
 from ruvllm.schemas.outcome import Judged, ReinforcementState
 from ruvllm.streams.folding import fold_records
 from ruvllm.streams.guard import read
@@ -60,39 +60,20 @@ class Undisturbed:
 
         `judged`: all outcomes; `states`: interaction -> the last record of what was learnt from it.
         """
-        changes = self._changes()
         memory = self._wiring.new_memory()
-        once: dict[str, MemoryChange] = {}
-        for change in changes:
-            if isinstance(change, EdgeContributed | NodeRetracted):
-                continue  # what is left of them stands in the states
-            made_by = change.made_by if isinstance(change, NodeAdded) else ""
-            if not made_by or (made_by in states and change.node_id in states[made_by].nodes):  # type: ignore[attr-defined]
-                once.setdefault(change.change_id, change)
+        once = {change.change_id: change for change in self._changes() if _is_kept(change, states)}
+        prunings = [change for change in once.values() if isinstance(change, EdgePruned)]
         for change in once.values():
             fold(memory, change)
-        outcomes = {outcome.interaction_id: outcome for outcome in judged}
-        for interaction_id, state in states.items():
-            for edge_id, told in state.contributions.items():
-                outcome = outcomes[interaction_id]
-                fold(
-                    memory,
-                    EdgeContributed(
-                        tenant=state.tenant,
-                        time=outcome.time,
-                        change_id=edge_id,
-                        edge_id=edge_id,
-                        source=told.source,
-                        target=told.target,
-                        relation=told.relation,
-                        made_by=interaction_id,
-                        client=outcome.client,
-                        amount=told.amount,
-                        outcomes=1,
-                        evidence=abs(told.amount),
-                    ),
-                )
-        return self._differences("the decisions carried out once", memory, self.serial)
+        for contribution in _last_contributions(judged, states):
+            fold(memory, contribution)
+        for change in prunings:  # of edges that are known by now
+            fold(memory, change)
+        made = {(c.made_by, c.node_id) for c in once.values() if isinstance(c, NodeAdded)}
+        missing = [
+            f"node {n} by {i} is not in the log" for i, s in states.items() for n in s.nodes if (i, n) not in made
+        ]
+        return missing + self._differences("the decisions carried out once", memory, self.serial)
 
     async def by_workers(self, source: Source, folders: Iterable[Path]) -> list[str]:
         """Where the memory that a worker left in its folder is not the serial fold up to where it had come."""
@@ -138,3 +119,37 @@ async def memory_records(source: Source) -> dict[int, list[Record]]:
         for record in batch:
             found[record.partition or 0].append(record)
     return dict(found)
+
+
+def _is_kept(change: MemoryChange, states: Mapping[str, ReinforcementState]) -> bool:
+    """Whether a change is in force: what documents made, and of what was learnt what the last states name.
+
+    Contributions are not taken from the log: what is left of them stands in the states.
+    """
+    if isinstance(change, NodeAdded) and change.made_by:
+        return change.made_by in states and change.node_id in states[change.made_by].nodes
+    return not isinstance(change, EdgeContributed | NodeRetracted)
+
+
+def _last_contributions(
+    judged: Iterable[Judged], states: Mapping[str, ReinforcementState]
+) -> Iterator[EdgeContributed]:
+    """What each interaction has added to each edge in the end, in one piece."""
+    outcomes = {outcome.interaction_id: outcome for outcome in judged}
+    for interaction_id, state in states.items():
+        outcome = outcomes[interaction_id]
+        for edge_id, told in state.contributions.items():
+            yield EdgeContributed(
+                tenant=state.tenant,
+                time=outcome.time,
+                change_id=edge_id,
+                edge_id=edge_id,
+                source=told.source,
+                target=told.target,
+                relation=told.relation,
+                made_by=interaction_id,
+                client=outcome.client,
+                amount=told.amount,
+                outcomes=1,
+                evidence=abs(told.amount),
+            )
