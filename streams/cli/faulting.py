@@ -15,6 +15,8 @@ from ruvllm.errors import InvalidRequest
 from ruvllm.streams.cli.context import of, run
 from ruvllm.streams.cli.service import broker_of
 
+OF_THE_HARNESS = ("home", "kafka.prefix", "kafka.bootstrap_servers")
+"""Settings that its workers do not take from the command line."""
 LIMIT_S = {False: 600.0, True: 45.0}
 """For the load, and again for its answers; without a safeguard some never come."""
 
@@ -60,7 +62,10 @@ def faults(
             plan = Plan(number, kills, requests, workers=workers, only=chosen, limit_s=LIMIT_S[without is not None])
             console.print(f"seed {number}")
             corpus, off = demo_folder() / "corpus", _safeguards(without)
-            runs.append(run(run_faults(bootstrap, corpus, plan, broker=broker, without=off, say=console.print)))
+            flags = {name: value for name, value in of(context).flags.items() if name not in OF_THE_HARNESS}
+            runs.append(
+                run(run_faults(bootstrap, corpus, plan, broker=broker, without=off, flags=flags, say=console.print))
+            )
             write_report(json, summary(runs) if seeds else runs[0])
             if table is not None:
                 table.write_text(as_markdown(runs), encoding="utf-8")

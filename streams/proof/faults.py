@@ -12,9 +12,10 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ruvllm.schemas.memory import PutDocument
@@ -91,20 +92,22 @@ async def run_faults(
     *,
     broker: OwnBroker | None = None,
     without: Sequence[str] = (),
+    flags: Mapping[str, str] = MappingProxyType({}),
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """One run: load and chaos together, then the count. Returns the report.
 
-    `broker`: at `bootstrap`, if it may be ended; `without`: safeguards that the workers do without.
+    `broker`: at `bootstrap`, if it may be ended; `without`: safeguards that the workers do without; `flags`: settings of
+    the workers in place of the harness's.
     """
     notes = []
     if broker is None and plan.only & set(OF_BROKER):
         plan = plan.without(OF_BROKER)
         notes.append("the broker is somebody else's: its restarts and kills are skipped")
     timeout_s = SESSION_TIMEOUT_S if broker is None else OWN_SESSION_TIMEOUT_S
-    flags = {**FLAGS, "kafka.session_timeout_s": str(timeout_s), "kafka.heartbeat_s": str(timeout_s / 6)}
+    pace = {"kafka.session_timeout_s": str(timeout_s), "kafka.heartbeat_s": str(timeout_s / 6)}
     documents = documents_in([corpus])
-    with Cluster(bootstrap, flags, forks=True) as cluster:
+    with Cluster(bootstrap, {**FLAGS, **pace, **flags}, forks=True) as cluster:
         if without:
             permit(cluster.folder)
             cluster.environment[WITHOUT] = ",".join(without)

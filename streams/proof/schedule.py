@@ -33,6 +33,8 @@ POINTS: dict[Process, tuple[str, ...]] = {
     "learn": ("handled", "sent", "committed", "offsets"),
 }
 """The fault points that each process comes to."""
+ZOMBIES = ("handled", "sent")
+"""Where zombies fall asleep: with effects that were computed, or sent, from a state that is not the last any more."""
 SHARE_AIMED = 0.6
 """Of the kills: at a fault point; the others at a random moment."""
 PER_KILLS: dict[str, int] = {
@@ -111,7 +113,9 @@ def lanes(plan: Plan, *, session_timeout_s: float) -> Lanes:
         if kind in OF_BROKER:
             found[BROKER].append(Fault(kind, draws.uniform(8, 25)))  # type: ignore[arg-type]
         elif kind in ("aimed", "zombie"):
-            process, point = next(points) if kind == "aimed" else (draws.choice(("answer", "learn")), "sent")
+            process, point = (
+                next(points) if kind == "aimed" else (draws.choice(("answer", "learn")), draws.choice(ZOMBIES))
+            )
             name = f"{process}-{draws.randint(1, plan.workers)}"
             lasts_s = session_timeout_s + draws.uniform(2, 4) if kind == "zombie" else 0.0
             found[name].append(Fault(kind, 0.0, lasts_s, point, draws.randint(1, 3)))  # type: ignore[arg-type]

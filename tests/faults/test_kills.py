@@ -58,7 +58,8 @@ async def test_without_the_fence_a_zombie_does_harm_that_the_harness_finds(own_k
 async def test_without_the_ledger_a_kill_does_harm_that_the_harness_finds(own_kafka: KafkaOfOurOwn) -> None:
     # given consumers that commit what was delivered; when workers are killed with work under way
     plan = Plan(seed=1, kills=8, requests=80, sessions=8, only=frozenset({"kill"}), limit_s=30)
-    found = await run_faults(own_kafka.bootstrap, CORPUS, plan, broker=own_kafka, without=("ledger",))
+    slow = {"kafka.commit_interval_s": "0.05", "generation.echo_delay_s": "0.3"}
+    found = await run_faults(own_kafka.bootstrap, CORPUS, plan, broker=own_kafka, without=("ledger",), flags=slow)
     # then something is lost
     assert found["lost"] + found["effects_lost"] > 0
 
