@@ -97,8 +97,8 @@ async def run_faults(
 ) -> dict[str, Any]:
     """One run: load and chaos together, then the count. Returns the report.
 
-    `broker`: at `bootstrap`, if it may be ended; `without`: safeguards that the workers do without; `flags`: settings of
-    the workers in place of the harness's.
+    `broker`: at `bootstrap`, if it may be ended. `without`: safeguards that the workers do without. `flags`:
+    their settings in place of the harness's.
     """
     notes = []
     if broker is None and plan.only & set(OF_BROKER):
