@@ -157,6 +157,12 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
         if fresh:
             await self._thread.seek_to_beginning(*fresh)
 
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Faust's look for partitions that stand still. It only logs, but ends the app where one has no position yet.
+
+        Ours is in `health.py`.
+        """
+
     def abandon(self, message: Any) -> None:
         """Give up a message whose partition went to another worker: nobody waits for it any more."""
         self._unacked_messages.discard(message)

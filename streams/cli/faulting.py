@@ -17,8 +17,8 @@ from ruvllm.streams.cli.service import broker_of
 
 OF_THE_HARNESS = ("home", "kafka.prefix", "kafka.bootstrap_servers")
 """Settings that its workers do not take from the command line."""
-LIMIT_S = {False: 600.0, True: 45.0}
-"""For the load, and again for its answers; without a safeguard some never come."""
+LIMIT_S = {False: 600.0, True: 25.0}
+"""For the load, and then for the next answer; without a safeguard some never come."""
 
 
 def faults(

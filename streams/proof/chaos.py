@@ -79,6 +79,7 @@ class Chaos:
         async with asyncio.TaskGroup() as group:
             for name, lane in self.lanes.items():
                 group.create_task(self._broker_lane(lane) if name == BROKER else self._worker_lane(name, lane))
+        self.missed += [_ended(m) for m in self.cluster.members.values() if not m.alive]
 
     # --- the broker -------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class Chaos:
             self._next[name] = lane[number + 1].armed if number + 1 < len(lane) else None
             member = self.cluster.members[name]
             if not member.alive and not member.fault:  # of itself: it is to be found in its log
-                self.missed.append(f"{name} ended with status {member.child.returncode}")
+                self.missed.append(_ended(member))
                 self.cluster.failed = True
                 member = self._again(member, fault.armed)
             await (self._aimed(member, fault) if fault.armed else self._at_random(member, fault))
@@ -227,6 +228,10 @@ class Chaos:
         self.done[fault.kind] += 1
         self._carried_out += 1
         self.say(f"{fault.kind}: {where}")
+
+
+def _ended(member: Member) -> str:
+    return f"{member.name} ended by itself, with status {member.child.returncode}"
 
 
 def _mount(folder: Path) -> bool:

@@ -124,7 +124,7 @@ async def run_faults(
         await at_work
         seconds = time.monotonic() - started
         say(f"{len(load.sent.every) - unanswered} of {len(load.sent.every)} answered after {seconds:.0f} s")
-        await _settled(bootstrap, names_of(cluster.settings), documents, 60.0 if without else plan.limit_s)
+        await _settled(bootstrap, names_of(cluster.settings), documents, plan.limit_s)
         await asyncio.sleep(SETTLED_S)
         folders = [cluster.settings.snapshots_folder(name) for name in cluster.members]
         await asyncio.to_thread(cluster.stop_workers)  # their memory is in their snapshots then

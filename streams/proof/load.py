@@ -85,9 +85,11 @@ class Answers:
                 await asyncio.wait({task})
 
     async def wait_for(self, wanted: Set[Submission], limit_s: float) -> Set[Submission]:
-        """Until all of them are answered. Returns those that were not in time."""
-        give_up_at = time.monotonic() + limit_s
-        while (open_ := wanted - self.at.keys()) and time.monotonic() < give_up_at:
+        """Until all of them are answered, or nothing was for so long. Returns those that were not."""
+        started = time.monotonic()
+        while open_ := wanted - self.at.keys():
+            if time.monotonic() > max((started, *self.at.values())) + limit_s:
+                break
             await asyncio.sleep(0.1)
         return open_
 

@@ -48,7 +48,7 @@ POISON_FEEDBACK = ("bytes", "wrong-kind", "no-fields", "huge")
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of what. `limit_s` is for the load, and again for its answers; `only`: these kinds, no other.
+    """How much of what. `limit_s` is for the load, and then for the next answer; `only`: these kinds, no other.
 
     More requests than planned are sent while the schedule is not carried out.
     """
