@@ -39,6 +39,7 @@ def faults(
 
     Exit status 1 if anything is amiss, or if not all that was planned has happened.
     """
+    from ruvllm.streams.logs import configure_logs
     from ruvllm.streams.proof.corpus import demo_folder
     from ruvllm.streams.proof.fault_table import as_markdown, summary
     from ruvllm.streams.proof.faults import run_faults
@@ -46,7 +47,8 @@ def faults(
     from ruvllm.streams.proof.report import write_report
     from ruvllm.streams.proof.schedule import Plan
 
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its broker goes away: that is meant
+    configure_logs("ERROR")  # what the harness's own sender meets is meant
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # workers and broker are not to outlive it
     console = of(context).console
     chosen = _kinds(only)
@@ -55,7 +57,7 @@ def faults(
         if chosen == {"broker-away"}:
             found = run(measure_outage(bootstrap, broker, seed=seed, say=console.print))
             write_report(json, found)
-            for name in ("requests", "lost", "away_s", "back_to_normal_s", "findings"):
+            for name in ("requests", "lost", "errors", "away_s", "back_to_normal_s", "backlog_gone_s", "findings"):
                 console.print(f"{name}: {found[name]}")
             raise typer.Exit(1 if found["findings"] else 0)
         for number in _range(seeds) if seeds else (seed,):

@@ -85,12 +85,14 @@ def test_many_runs_are_summed_in_report_and_table():
     assert len(table) == 5 and table[-1].startswith("| all | 40 |") and "NO" in table[-1]
 
 
-def test_back_to_normal_is_the_last_late_answer():
-    # given answers after 0.1 s before the outage, those of the outage 4 s after the return; then 4 s, and none if lost
-    during = {("s", "b"): 15.0}
-    course = Course(
-        10.0, 70.0, {("s", "a"): 1.0, **during, ("s", "c"): 80.0}, {("s", "a"): 1.1, ("s", "b"): 74.0, ("s", "c"): 80.2}
-    )
+def test_an_outage_is_over_when_the_pace_is_back_and_later_its_backlog_is_gone():
+    # given one request a second, an outage from 10 to 70, and answers again from 74 on, two a second
+    sent = {("s", str(n)): float(n) for n in range(90)}
+    answered = {s: at + 0.1 if at < 10 else 74 + (at - 10) / 2 for s, at in sent.items()}
+    course = Course(10.0, 70.0, sent, answered)
+    # when looked over; then it was normal 4 s after the return, and the last late answer came 43.5 s after it
     assert course.back_to_normal_s() == pytest.approx(4.0)
-    assert {row["second"]: row["answers"] for row in course.by_second()}[64] == 1
-    assert Course(10.0, 70.0, during, {}).back_to_normal_s() is None
+    assert course.backlog_gone_s() == pytest.approx(43.5)
+    assert {row["second"]: row["answers"] for row in course.by_second()}[65] == 2
+    assert Course(10.0, 70.0, sent, {}).back_to_normal_s() is None
+    assert Course(10.0, 70.0, sent, {}).backlog_gone_s() is None
