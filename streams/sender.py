@@ -29,7 +29,7 @@ from aiokafka.errors import (
 )
 
 from ruvllm.agents.outbox import Emit
-from ruvllm.streams.metadata_pace import pace_metadata
+from ruvllm.streams.broker_away import pace_metadata
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.topics import MAX_RECORD_BYTES
 from ruvllm.streams.topology import Names

@@ -1,4 +1,4 @@
-"""A client without a broker asks for metadata at a pace."""
+"""A client without a broker asks for metadata at a pace, and a worker's waits."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 
-from ruvllm.streams import metadata_pace
-from ruvllm.streams.metadata_pace import pace_metadata
+from ruvllm.streams import broker_away
+from ruvllm.streams.broker_away import pace_metadata, wait_for_broker
 
 
 async def test_a_failed_update_of_metadata_takes_its_back_off(monkeypatch):
@@ -26,7 +26,7 @@ async def test_a_good_one_takes_no_time(monkeypatch):
     async def answered(client, cluster, topics):
         return True
 
-    monkeypatch.setattr(metadata_pace, "_update", answered)
+    monkeypatch.setattr(broker_away, "_update", answered)
     client = AIOKafkaClient(bootstrap_servers="127.0.0.1:1", retry_backoff_ms=60_000)
     async with asyncio.timeout(1):
         assert await client._metadata_update(client.cluster, set())
@@ -40,3 +40,26 @@ async def test_to_pace_twice_is_to_pace_once():
     with pytest.raises(KafkaConnectionError):
         await client.bootstrap()
     await client.close()
+
+
+async def test_a_worker_waits_for_its_broker_and_not_for_ever(monkeypatch):
+    # given a broker that answers at the third attempt (seed 2 met one that went while a worker started)
+    attempts = []
+
+    async def bootstrap(client):
+        attempts.append(client)
+        if len(attempts) < 3:
+            raise KafkaConnectionError
+
+    monkeypatch.setattr(AIOKafkaClient, "bootstrap", bootstrap)
+    monkeypatch.setattr(broker_away, "_bootstrap", bootstrap)
+    monkeypatch.setattr(broker_away, "PAUSE_S", 0.01)
+    client = AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
+    # when a worker connects; then it waits, and when nobody comes in time it says so as before
+    wait_for_broker(60.0)
+    await client.bootstrap()
+    assert len(attempts) == 3
+    attempts.clear()
+    wait_for_broker(0.0)
+    with pytest.raises(KafkaConnectionError):
+        await client.bootstrap()
