@@ -105,6 +105,7 @@ class Guard:
                 with attempt:
                     tries = attempt.num
                     outputs = await self._once(event, record, tries)
+            reach("worked")
             await self._sender.send([Emit(e) for e in outputs], parent=record.headers)
         except Exception as error:  # the last place where any failure of a stage can be met
             await give_up(record, error, self.stage, self._sender, self._clock, self._metrics, attempt=max(1, tries))

@@ -21,6 +21,7 @@ our own topic is there in any case, and the same request id sent again brings it
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -43,6 +44,7 @@ from ruvllm.streams.guard import give_up, read, stage_events
 from ruvllm.streams.log_reader import read_to_end
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record
+from ruvllm.streams.safeguards import is_off
 from ruvllm.streams.sender import Sender
 from ruvllm.streams.topology import Stage, topic
 
@@ -260,7 +262,7 @@ class PartitionOwner:
         if not self._is_mine():
             raise Abandoned
         group = self._names.group(self.stage.name)
-        name = f"{group}-{self.partition}"
+        name = f"{group}-{self.partition}" + (f"-{os.getpid()}" if is_off("fence") else "")
         self._producer = FencedProducer(name, self._bootstrap, self._names, self._sender.source, self._new_producer)
         await self._producer.start()
         keeper = self._make_keeper()

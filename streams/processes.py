@@ -133,15 +133,19 @@ class Processes:
         Raises RuvllmError if one of that name runs.
         """
         name = name or process
-        flags = [part for key, value in self._flags.items() for part in ("--set", f"{key}={value}")]
-        config = ("--config", str(self._file)) if self._file is not None else ()
-        command = [sys.executable, "-m", "ruvllm.streams.cli", *config, *flags, "worker", process, "--name", name]
         pid_file = self._pid_file(name)
         with pid_file.starting() as running:
             if running is not None:
                 raise self._runs_already(name)
             self.ready_file(name).unlink(missing_ok=True)
+            command = [sys.executable, "-m", "ruvllm.streams.cli", *self.worker_arguments(process, name)]
             return pid_file.launch(command, self.log_file(name), environment=environment)
+
+    def worker_arguments(self, process: Process, name: str) -> list[str]:
+        """What the command line is told to run a process of this installation."""
+        flags = [part for key, value in self._flags.items() for part in ("--set", f"{key}={value}")]
+        config = ("--config", str(self._file)) if self._file is not None else ()
+        return [*config, *flags, "worker", process, "--name", name]
 
     def _pid_file(self, process: str) -> PidFile:
         return PidFile(self.folder / f"{process}.pid")

@@ -4,6 +4,9 @@ Invariant: `send` returns only when every record is written. While the broker is
 tries again, for as long as it takes: nothing is dropped because Kafka is slow. What no time will mend
 (a record that is too large, a topic that is closed to us) is raised at once.
 
+A producer that gave up a numbered batch can write to its partition no more: the broker waits for the number that
+will not come. aiokafka gives up after 40 s without a leader, so after each longer outage. Such a producer is replaced.
+
 Copies for topics that are not ours are another matter: they are offered, not sent, and nobody waits.
 """
 
@@ -17,18 +20,30 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownError
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    OutOfOrderSequenceNumber,
+    UnknownError,
+    UnknownProducerId,
+)
 
 from ruvllm.agents.outbox import Emit
+from ruvllm.streams.broker_away import pace_metadata
 from ruvllm.streams.records import Record, outgoing
 from ruvllm.streams.topics import MAX_RECORD_BYTES
 from ruvllm.streams.topology import Names
 
 log = structlog.get_logger(__name__)
 
+pace_metadata()  # every process that meets Kafka sends
+
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 OFFER_TIMEOUT_S = 10.0
+BROKEN = (OutOfOrderSequenceNumber, UnknownProducerId)
+"""The producer's numbers are not those that the broker expects; nothing was written."""
+PASSING = (KafkaTimeoutError, UnknownError, *BROKEN)
 MOST_OFFERS = 1_000
 
 
@@ -40,13 +55,16 @@ class Sender:
     ) -> None:
         self.names = names
         self.source = source
-        self._producer = new_producer(
+        self._new_producer: Callable[[], Any] = lambda: new_producer(
             bootstrap_servers=bootstrap,
             acks="all",
             enable_idempotence=True,
             linger_ms=0,
             max_request_size=MAX_RECORD_BYTES,
         )
+        self._producer = self._new_producer()
+        self._replacing = asyncio.Lock()
+        self._replaced: set[asyncio.Task[None]] = set()
         self._copies = Copies(bootstrap, new_producer)
 
     async def start(self) -> None:
@@ -55,6 +73,8 @@ class Sender:
     async def stop(self) -> None:
         await self._copies.stop()
         await self._producer.stop()
+        if self._replaced:
+            await asyncio.wait(self._replaced)
 
     def offer(self, records: Iterable[Record]) -> None:
         """Offer copies to topics that are not ours; see `Copies`."""
@@ -72,8 +92,9 @@ class Sender:
         waiting = list(records)
         pause = FIRST_PAUSE_S
         while waiting:
+            producer = self._producer
             try:
-                futures = [await put(self._producer, record) for record in waiting]
+                futures = [await put(producer, record) for record in waiting]
             except KafkaError as error:
                 results: list[Any] = [error] * len(waiting)
             else:
@@ -84,9 +105,34 @@ class Sender:
                 if lasting := next((r for r in results if isinstance(r, BaseException) and not may_pass(r)), None):
                     raise lasting
                 log.warning("send_again", records=len(failed), topic=failed[0].topic, error=repr(reason))
+                if any(isinstance(result, BROKEN) for result in results):
+                    await self._replace(producer)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
             waiting = failed
+
+    async def _replace(self, broken: Any) -> None:
+        """Go on with another producer, unless somebody has seen to it. While no broker answers, the next try will."""
+        async with self._replacing:
+            if self._producer is not broken:
+                return
+            new = self._new_producer()
+            try:
+                await new.start()
+            except KafkaError as error:
+                log.warning("producer_not_replaced", error=repr(error))
+                await new.stop()
+                return
+            self._producer = new
+        stopping = asyncio.create_task(_stop(broken))
+        self._replaced.add(stopping)
+        stopping.add_done_callback(self._replaced.discard)
+
+
+async def _stop(broken: Any) -> None:
+    """Let what it can still write be written, for a while."""
+    with suppress(Exception):  # it is broken
+        await asyncio.wait_for(broken.stop(), OFFER_TIMEOUT_S)
 
 
 class Copies:
@@ -153,7 +199,7 @@ def _given_up(record: Record, reason: str) -> None:
 
 def may_pass(error: BaseException) -> bool:
     """Whether Kafka may take the same record later."""
-    return isinstance(error, KafkaError) and (error.retriable or isinstance(error, KafkaTimeoutError | UnknownError))
+    return isinstance(error, KafkaError) and (error.retriable or isinstance(error, PASSING))
 
 
 async def put(producer: Any, record: Record) -> Any:

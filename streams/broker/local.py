@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ruvllm.errors import BrokerUnavailable, MissingRequirement
@@ -43,10 +44,20 @@ class LocalBroker:
 
     kind = "local"
 
-    def __init__(self, home: Path, port: int, controller_port: int, *, files: KafkaFiles | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        controller_port: int,
+        *,
+        files: KafkaFiles | None = None,
+        overrides: Mapping[str, str] | None = None,
+    ) -> None:
+        """`overrides`: settings of the broker in place of the packaged ones."""
         self.bootstrap = f"127.0.0.1:{port}"
         self._files = files or KafkaFiles(home / f"kafka-{KAFKA_VERSION}")
         self.folder = home / "broker"
+        self._overrides = dict(overrides or {})
         self._port = port
         self._controller_port = controller_port
         self._pid_file = PidFile(self.folder / "broker.pid")
@@ -149,7 +160,7 @@ class LocalBroker:
 
     def _configure(self) -> None:
         """Write the settings; format the storage if this is the first start."""
-        settings = local_settings(self._port, self._controller_port, self._data)
+        settings = {**local_settings(self._port, self._controller_port, self._data), **self._overrides}
         properties = self.folder / "server.properties"
         properties.write_text(as_properties(settings), encoding="utf-8")
         (self.folder / "log4j2.properties").write_text(packaged("log4j2.properties"), encoding="utf-8")

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ruvllm.streams.cli.context import of, run
+from ruvllm.streams.cli.faulting import faults
 from ruvllm.streams.cli.learning_figures import judge, junk, memory, undo
 from ruvllm.streams.cli.retrieval import paraphrases, retrieval
 from ruvllm.streams.cli.routing import bench as router_bench
@@ -88,33 +89,6 @@ def start(
 
     found = run(bench_start(running_broker(context), nodes=nodes, seed=seed))
     finish(of(context).console, found, json, ("sizes", "from_log", "from_snapshot"))
-
-
-def faults(
-    context: typer.Context,
-    requests: Annotated[int, typer.Option(min=1)] = 200,
-    sessions: Annotated[int, typer.Option(min=1)] = 8,
-    workers: Annotated[int, typer.Option(min=1, help="of each kind")] = 2,
-    kills: Annotated[int, typer.Option(min=0, help="SIGKILLs at random moments")] = 12,
-    aimed: Annotated[int, typer.Option(min=0, help="SIGKILLs between a transaction's send and its commit")] = 8,
-    zombies: Annotated[int, typer.Option(min=0, help="freezes there, until the partitions have moved")] = 3,
-    seed: Seed = 1,
-    json: Json = None,
-) -> None:
-    """Kill and freeze workers while requests come in, then count.
-
-    Exit status 1 if anything is amiss, or if not all that was planned has happened.
-    """
-    from ruvllm.streams.proof.aftermath import COUNTS
-    from ruvllm.streams.proof.corpus import demo_folder
-    from ruvllm.streams.proof.faults import Plan, run_faults
-
-    console = of(context).console
-    plan = Plan(requests, sessions, workers, kills, aimed, zombies, seed)
-    found = run(run_faults(running_broker(context), demo_folder() / "corpus", plan, say=console.print))
-    finish(console, found, json, ("seed", "planned", "done", "requests", *COUNTS, "fold_equal", "findings", "seconds"))
-    if found["findings"]:
-        raise typer.Exit(1)
 
 
 @eval_app.command("answers")

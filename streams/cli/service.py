@@ -121,15 +121,21 @@ def worker(
     """Run one process in the foreground until SIGTERM or SIGINT."""
     import uvloop
 
+    from ruvllm.streams.broker_away import wait_for_broker
+    from ruvllm.streams.fault_points import arm
     from ruvllm.streams.logs import configure_logs
     from ruvllm.streams.processes import PROCESSES, Processes
-    from ruvllm.streams.worker import Worker
+    from ruvllm.streams.safeguards import take_off
+    from ruvllm.streams.worker import BROKER_WAIT_S, Worker
 
     here = of(context)
     kind = next((p for p in PROCESSES if p == process), None)
     if kind is None:
         raise RuvllmError(f"there is no process {process!r}", hint=f"It is one of: {', '.join(PROCESSES)}.")
     configure_logs(os.environ.get("RUVLLM_LOG", "INFO"))
+    arm(os.environ)
+    take_off(os.environ, here.settings.home)
+    wait_for_broker(BROKER_WAIT_S)
     processes = Processes(here.settings)
     name = name or process
     bootstrap = bootstrap_of(here.settings)

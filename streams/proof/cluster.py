@@ -22,7 +22,9 @@ from pathlib import Path
 
 from ruvllm.errors import BrokerUnavailable, RuvllmError
 from ruvllm.schemas.ids import new_id
+from ruvllm.streams.fault_points import VARIABLE as FAULT
 from ruvllm.streams.processes import Processes
+from ruvllm.streams.proof.nursery import Forked
 from ruvllm.streams.settings import Settings, load_settings
 from ruvllm.streams.topics import admin
 from ruvllm.streams.topology import Process
@@ -36,7 +38,7 @@ class Member:
 
     process: Process
     name: str
-    child: subprocess.Popen[bytes]
+    child: subprocess.Popen[bytes] | Forked
     fault: str | None = None
 
     @property
@@ -63,11 +65,14 @@ class Cluster:
     bootstrap: str
     flags: Mapping[str, str]
     members: dict[str, Member] = field(default_factory=dict)
+    forks: bool = False
+    """Whether workers are forked from one that has imported everything: many are started."""
     failed: bool = False
     """Whether its topics and folder are kept when it is closed."""
 
     def __post_init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ruvllm-cluster-"))
+        self.environment: dict[str, str] = {}
         self.prefix = f"t{new_id().lower()[-10:]}"
         ports = {f"workers.{p}_port": "0" for p in ("answer", "pool", "learn")}
         own = {"home": str(self.folder), "kafka.prefix": self.prefix}
@@ -93,10 +98,16 @@ class Cluster:
         return f"The workers' logs are kept in {self.folder}, the topics under the prefix {self.prefix}."
 
     def spawn(self, process: Process, name: str, *, fault: str | None = None) -> Member:
-        """Start a worker; `fault` arms a fault point in it."""
-        environment = {"RUVLLM_FAULT": fault} if fault else {}
-        member = Member(process, name, self.processes.spawn(process, name, environment=environment), fault)
-        self.members[name] = member
+        """Start a worker; `fault` arms a fault point in it. `environment` goes to each of them."""
+        environment = {**self.environment, **({FAULT: fault} if fault else {})}
+        child: subprocess.Popen[bytes] | Forked
+        if self.forks:
+            self.processes.ready_file(name).unlink(missing_ok=True)
+            arguments = self.processes.worker_arguments(process, name)
+            child = Forked(arguments, self.processes.log_file(name), environment)
+        else:
+            child = self.processes.spawn(process, name, environment=environment)
+        member = self.members[name] = Member(process, name, child, fault)
         return member
 
     async def until_ready(self, *names: str, limit_s: float = READY_LIMIT_S) -> None:
@@ -110,13 +121,14 @@ class Cluster:
 
     def close(self) -> None:
         """Stop everything that was started here, and remove what it left unless something failed."""
-        self._stop()
+        self.stop_workers()
         if not self.failed:
             with ThreadPoolExecutor(1) as apart:  # the caller may be on an event loop
                 apart.submit(asyncio.run, remove_topics(self.bootstrap, self.prefix)).result()
             shutil.rmtree(self.folder)
 
-    def _stop(self) -> None:
+    def stop_workers(self) -> None:
+        """SIGTERM to all, and SIGKILL to those who have not ended in time."""
         living = [m for m in self.members.values() if m.alive]
         for member in living:
             os.kill(member.pid, signal.SIGCONT)

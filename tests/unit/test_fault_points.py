@@ -53,7 +53,10 @@ def test_nothing_happens_in_a_process_that_is_not_armed():
 
 def test_an_armed_process_is_killed_at_its_point():
     # given a process armed by its environment; when it reaches the point the second time
-    program = "from ruvllm.streams.fault_points import reach\nfor n in range(9): print(n, flush=True); reach('passed')"
+    program = (
+        "import os\nfrom ruvllm.streams.fault_points import arm, reach\narm(os.environ)\n"
+        "for n in range(9): print(n, flush=True); reach('passed')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, VARIABLE: "passed:2:KILL"},

@@ -7,7 +7,7 @@ from aiokafka import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruvllm.streams.ledger import Ledger
+from ruvllm.streams.ledger import Ledger, LedgerConsumer
 from ruvllm.streams.settings import KafkaSettings
 from ruvllm.streams.stage_app import new_app
 from ruvllm.streams.topology import Names, stage
@@ -199,3 +199,10 @@ async def test_a_consumer_that_the_group_has_dropped_commits_nothing():
     await consumer.commit()
     # then nothing is committed, for what lies between may be another's to do
     assert member.committed == {}
+
+
+def test_a_partition_without_a_position_does_not_end_the_app():
+    # given a consumer whose partition was just assigned, as `ruvllm faults --seed 3 --only zombie` met it
+    consumer = LedgerConsumer.__new__(LedgerConsumer)
+    # when Faust looks whether it stands still; then nothing is asked of a position that is not there
+    consumer.verify_event_path(0.0, TopicPartition("t", 0))

@@ -7,6 +7,7 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
     UnknownError,
@@ -157,3 +158,26 @@ async def test_a_producer_for_copies_that_does_not_start_is_made_anew(kafka):
     late.offer([record(b"b", "theirs")])
     await late.stop()
     assert values(kafka, "theirs") == [b"b"]
+
+
+async def test_a_producer_whose_numbers_do_not_fit_any_more_is_replaced_once(kafka):
+    # given a producer that gave up a numbered batch in an outage (`ruvllm faults --only broker-away` met it)
+    made = []
+
+    class Broken(MemoryProducer):
+        async def send(self, *arguments, **named):
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(OutOfOrderSequenceNumber())
+            return future
+
+    def new_producer(**named):
+        made.append((Broken if not made else MemoryProducer)(kafka, **named))
+        return made[-1]
+
+    sender = Sender("memory", NAMES, source="test", new_producer=new_producer)
+    await sender.start()
+    # when several tasks write; then all of it is written, by one new producer
+    await asyncio.gather(*(sender.write([record(b"%d" % n)]) for n in range(3)))
+    assert sorted(values(kafka)) == [b"0", b"1", b"2"]
+    assert len(made) == 2
+    await sender.stop()
