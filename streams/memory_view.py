@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +33,7 @@ from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.ids import new_id
 from ruvllm.schemas.memory import MemoryFolded
 from ruvllm.streams.folding import fold_records
+from ruvllm.streams.garbage import uncollected
 from ruvllm.streams.log_reader import record_of
 from ruvllm.streams.metrics import Metrics
 from ruvllm.streams.records import Record
@@ -175,9 +177,17 @@ class MemoryView:
     # --- following --------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
+        loading = ExitStack()
+        loading.enter_context(uncollected())
+        try:
+            await self._keep_reading(loading.close)
+        finally:
+            loading.close()
+
+    async def _keep_reading(self, caught_up: Callable[[], None]) -> None:
         while True:
             try:
-                await self._read_on()
+                await self._read_on(caught_up)
             except (KafkaError, BrokerUnavailable) as error:
                 log.warning("memory_view_reconnects", error=repr(error))
                 await asyncio.sleep(1.0)
@@ -185,7 +195,7 @@ class MemoryView:
                 log.error("memory_view_ends", error=str(error))
                 raise
 
-    async def _read_on(self) -> None:
+    async def _read_on(self, caught_up: Callable[[], None]) -> None:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=None,
@@ -212,6 +222,7 @@ class MemoryView:
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
                     while await self._in_thread(self.memory.settle, SETTLED_AT_ONCE):
                         pass
+                    caught_up()
                     self._caught_up.set()
                 if self._since_snapshot >= self._snapshot_every and self.indexed:  # so that it holds the graphs
                     await self._snapshot()

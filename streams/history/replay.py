@@ -23,6 +23,7 @@ from ruvllm.errors import InvalidRequest
 from ruvllm.models.memory.snapshot import load_latest, save
 from ruvllm.models.memory.store import Memory
 from ruvllm.streams.folding import fold_records
+from ruvllm.streams.garbage import uncollected
 from ruvllm.streams.history.exported import Advance
 from ruvllm.streams.history.ranges import Range
 from ruvllm.streams.history.source import Place, Source
@@ -71,6 +72,10 @@ class Replay:
 
     async def fold_to(self, end: Place) -> None:
         """Fold on to a place, with a save now and then."""
+        with uncollected():
+            await self._fold_to(end)
+
+    async def _fold_to(self, end: Place) -> None:
         progress = self.progress
         started, before = time.perf_counter(), progress.seconds
         async for batch in self._source.read(MEMORY, progress.positions, end):

@@ -20,6 +20,7 @@ from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.wire import kind_of
 from ruvllm.streams.connection import connected
 from ruvllm.streams.folding import READ_AT_ONCE, fold_records
+from ruvllm.streams.garbage import uncollected
 from ruvllm.streams.guard import read_all
 from ruvllm.streams.history.source import RECORDS_AT_ONCE, KafkaSource
 from ruvllm.streams.proof.bench_memory import DIMENSION
@@ -112,13 +113,15 @@ async def _decode(records: Sequence[Record]) -> int:
 
 
 async def _fold(records: Sequence[Record]) -> int:
-    fold_records(Memory(EMBEDDER, DIMENSION), records)
+    with uncollected():
+        fold_records(Memory(EMBEDDER, DIMENSION), records)
     return len(records)
 
 
 async def _replay(source: KafkaSource) -> int:
     memory, count = Memory(EMBEDDER, DIMENSION), 0
-    async for batch in source.read(LOG):
-        fold_records(memory, batch)
-        count += len(batch)
+    with uncollected():  # as the commands do
+        async for batch in source.read(LOG):
+            fold_records(memory, batch)
+            count += len(batch)
     return count
