@@ -114,6 +114,7 @@ class MemoryView:
         self._since_snapshot = 0
         self._at_work: set[asyncio.Future[Any]] = set()  # in threads, on memory
         self._taking_in = asyncio.Lock()  # held while memory and positions are of different moments
+        self._loading = ExitStack()  # until it has caught up
         self._caught_up = asyncio.Event()
         self._changed = asyncio.Event()  # since the indexes were looked at
         self._indexed = asyncio.Event()  # once they had everything
@@ -177,17 +178,14 @@ class MemoryView:
     # --- following --------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        loading = ExitStack()
-        loading.enter_context(uncollected())
-        try:
-            await self._keep_reading(loading.close)
-        finally:
-            loading.close()
+        with self._loading:
+            self._loading.enter_context(uncollected())
+            await self._keep_reading()
 
-    async def _keep_reading(self, caught_up: Callable[[], None]) -> None:
+    async def _keep_reading(self) -> None:
         while True:
             try:
-                await self._read_on(caught_up)
+                await self._read_on()
             except (KafkaError, BrokerUnavailable) as error:
                 log.warning("memory_view_reconnects", error=repr(error))
                 await asyncio.sleep(1.0)
@@ -195,7 +193,7 @@ class MemoryView:
                 log.error("memory_view_ends", error=str(error))
                 raise
 
-    async def _read_on(self, caught_up: Callable[[], None]) -> None:
+    async def _read_on(self) -> None:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=None,
@@ -222,7 +220,7 @@ class MemoryView:
                 if not self._caught_up.is_set() and all(self._positions[t.partition] >= e for t, e in ends.items()):
                     while await self._in_thread(self.memory.settle, SETTLED_AT_ONCE):
                         pass
-                    caught_up()
+                    self._loading.close()
                     self._caught_up.set()
                 if self._since_snapshot >= self._snapshot_every and self.indexed:  # so that it holds the graphs
                     await self._snapshot()
