@@ -64,7 +64,7 @@ async def _start(bootstrap: str, sender: Sender, folder: Path, seed: int) -> dic
     meanwhile_s = []
     graph_s = None
     while not view.indexed:
-        if graph_s is None and not view.memory.index(TENANT, "document").behind:
+        if graph_s is None and await asyncio.to_thread(_has_graph, view.memory):
             graph_s = time.perf_counter() - started
         meanwhile_s.append(await _search(view, draws))
         await asyncio.sleep(BETWEEN_SEARCHES_S)
@@ -86,6 +86,11 @@ async def _start(bootstrap: str, sender: Sender, folder: Path, seed: int) -> dic
         "edges": stats.edges,
         "bytes_a_node": round(held / stats.nodes),
     }
+
+
+def _has_graph(memory: Memory) -> bool:
+    with memory.lock:
+        return not memory.index(TENANT, "document").behind
 
 
 def _size(folder: Path) -> int:
