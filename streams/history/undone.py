@@ -31,14 +31,18 @@ def as_json(plan: Plan, tainted: Mapping[str, list[str]], **facts: object) -> di
 def in_words(plan: Plan, tainted: Mapping[str, list[str]], *, done: bool) -> Iterator[str]:
     """The report by the line. `done`: whether it was carried out."""
     if not plan:
-        yield f"nothing is left to take back: {plan.before} interactions were taken back before"
+        yield f"nothing is left to take back: {_counted(plan.before, 'interaction')} taken back before"
     else:
         verb = "taken back" if done else "to be taken back"
-        earlier = f", {plan.before} were before" if plan.before else ""
+        earlier = f", {plan.before} taken back before" if plan.before else ""
         unjudged = f", {plan.unjudged} of them not judged yet" if plan.unjudged else ""
-        yield f"{verb}: {len(plan.retract)} interactions{unjudged}{earlier}; {len(plan.remove)} documents"
-        gone, headed = len(plan.gone), len(plan.headed_anew)
-        yield f"memory: {plan.edges} edges lose what they added, {gone} nodes go, {headed} are headed by another maker"
+        yield f"{verb}: {_counted(len(plan.retract), 'interaction')}{unjudged}{earlier}; " + _counted(
+            len(plan.remove), "document"
+        )
+        yield (
+            f"memory: they have taught {_counted(plan.edges, 'edge')}; {_counted(len(plan.gone), 'node')} gone, "
+            f"{len(plan.headed_anew)} headed by another maker"
+        )
     if plan.derived:
         yield f"answers that stand on it: {len(plan.derived)}; --transitive takes them back as well"
         for asked in plan.derived[:SHOWN]:
@@ -48,6 +52,10 @@ def in_words(plan: Plan, tainted: Mapping[str, list[str]], *, done: bool) -> Ite
     for learner, names in tainted.items():
         if names:
             yield f"tainted {learner} checkpoints: {', '.join(names)}; the next run replaces or demotes what serves"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _answer(asked: Asked) -> dict[str, str]:

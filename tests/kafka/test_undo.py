@@ -114,7 +114,7 @@ def test_what_a_client_has_taught_is_taken_back_while_the_service_runs(cluster: 
     assert asyncio.run(differs_from(cluster, without)) == []
     # and a second undo says that nothing is left
     status, said = undo("--client", "mallory", "--yes")
-    assert (status, "nothing is left to take back: 1 interactions were taken back before" in said) == (0, True), said
+    assert (status, "nothing is left to take back: 1 interaction taken back before" in said) == (0, True), said
 
 
 def test_without_a_broker_it_says_so(cluster: Cluster, undo: Undo) -> None:
