@@ -30,6 +30,7 @@ from ruvllm.streams.proof.load import Answers, Submission, sessions_apart
 from ruvllm.streams.proof.report import report
 from ruvllm.streams.proof.schedule import PROCESSES
 from ruvllm.streams.sender import Sender
+from ruvllm.streams.topology import Names
 from ruvllm.streams.wiring import names_of
 
 AWAY_S = 60.0
@@ -116,12 +117,7 @@ async def measure_outage(
             await asyncio.wait({asking, *pending}, timeout=LIMIT_S)
             lost = await answers.wait_for(sent.keys(), LIMIT_S)
         died = [m.name for m in cluster.members.values() if not m.alive]
-        errors: Counter[str] = Counter()
-        async for record in read_to_end(bootstrap, names.topic("response.completed")):
-            response = read(record, (Response,))
-            assert isinstance(response, Response)
-            if response.error is not None:
-                errors[response.error.code] += 1
+        errors = await _errors(bootstrap, names)
         course = Course(gone, back, sent, answers.at)
         normal_s = course.back_to_normal_s()
         findings = [f"request {r} of {s} has no response" for s, r in sorted(lost)[:5]]
@@ -146,6 +142,17 @@ async def measure_outage(
             "findings": findings,
         },
     )
+
+
+async def _errors(bootstrap: str, names: Names) -> Counter[str]:
+    """By code, the errors among the responses."""
+    found: Counter[str] = Counter()
+    async for record in read_to_end(bootstrap, names.topic("response.completed")):
+        response = read(record, (Response,))
+        assert isinstance(response, Response)
+        if response.error is not None:
+            found[response.error.code] += 1
+    return found
 
 
 def _ask(session: str, request_id: str) -> Ask:

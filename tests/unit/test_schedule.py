@@ -62,7 +62,7 @@ def test_what_is_armed_is_what_a_worker_understands(plan):
     # given any schedule; when its aimed faults are read as a worker does; then each is a fault
     for fault in faults_of(plan):
         if fault.armed is not None:
-            FaultPoint(fault.armed)
+            assert FaultPoint(fault.armed).point in fault_points.POINTS
 
 
 @few
