@@ -32,6 +32,8 @@ from ruvllm.schemas.event import Event, RequestEvent
 from ruvllm.schemas.flow import Interaction, Origin, Passage, RatingAccepted
 from ruvllm.schemas.outcome import Judged, JudgementDoubted, JudgementSettled, JudgementState, Retract, Served
 
+CARRIES = 0.5
+"""Support from which a passage carries an answer."""
 RATINGS_KEPT = 32
 """Of a request, the newest: what is older was overridden long ago."""
 
@@ -151,8 +153,9 @@ class JudgeDesk:
             judged=cheap,
         )
         self._say(out, state, judged, (time.perf_counter() - started) * 1000)
-        if self._rules.costly and self._judge.uncertain(judged) and state.outcome is None:
-            interaction = state.interaction
+        interaction = state.interaction
+        doubted = self._judge.uncertain(judged) and not _vouched_for(interaction, judged)
+        if self._rules.costly and doubted and state.outcome is None:
             out.add(
                 JudgementDoubted(
                     tenant=interaction.tenant,
@@ -249,10 +252,20 @@ async def settle(
 
 
 def _evidence(interaction: Interaction) -> list[Passage]:
-    """The passages that stood in the prompt, without what memory remembers of its own answers."""
+    """The passages that stood in the prompt, without what memory remembers of its own answers.
+
+    What a person has said is evidence: else each answer that a correction gave would be judged bad, and unlearn it.
+    """
     assert interaction.retrieval is not None and interaction.generation is not None
     shown = interaction.generation.context_nodes
-    return [p for p in interaction.retrieval.passages if p.node_id in shown and p.node_kind != "answer"]
+    return [
+        p for p in interaction.retrieval.passages if p.node_id in shown and (p.node_kind != "answer" or p.said_by_user)
+    ]
+
+
+def _vouched_for(interaction: Interaction, judged: Judgement) -> bool:
+    """Whether a person has said what carries the answer: no model is asked then."""
+    return any(p.said_by_user and judged.support.get(p.node_id, 0.0) >= CARRIES for p in _evidence(interaction))
 
 
 def _item(interaction: Interaction) -> Item:

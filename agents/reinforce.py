@@ -36,6 +36,8 @@ from ruvllm.schemas.event import Event
 from ruvllm.schemas.flow import Origin
 from ruvllm.schemas.ids import content_id
 from ruvllm.schemas.memory import (
+    SAID_BY,
+    USER,
     EdgeContributed,
     EdgePruned,
     NodeAdded,
@@ -186,6 +188,7 @@ class Reinforcement:
             "embedder": event.embedder,
             "vector": vector,
             "made_by": event.interaction_id,
+            "metadata": {SAID_BY: USER} if kind == "answer" and event.accepted else {},
         }
         if twin is not None:
             return NodeMerged(**fields, similarity=round(twin.similarity, 6))

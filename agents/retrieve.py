@@ -17,6 +17,7 @@ from ruvllm.models.attention.packing import pack_graph
 from ruvllm.models.embedding import Embedder
 from ruvllm.models.memory.store import Memory
 from ruvllm.schemas.flow import Admitted, Candidates, Passage, Retrieval, Retrieved
+from ruvllm.schemas.memory import SAID_BY, USER
 
 
 class MemorySource(Protocol):
@@ -95,4 +96,5 @@ def passage_of(found: Found, now_s: float) -> Passage:
         similarity=round(found.cosine, 6),
         via=found.via,
         age_s=max(0.0, now_s - node.created_at),
+        said_by_user=node.metadata.get(SAID_BY) == USER,
     )

@@ -102,7 +102,10 @@ class Admitted(InFlight):
 
 
 class Passage(Value):
-    """A node of memory as it was retrieved. `via`: the edges that led to it, none for a direct hit."""
+    """A node of memory as it was retrieved. `via`: the edges that led to it, none for a direct hit.
+
+    `said_by_user`: it is an answer that a person gave, not one that a model did.
+    """
 
     node_id: str
     node_kind: str
@@ -113,6 +116,7 @@ class Passage(Value):
     similarity: float
     via: tuple[str, ...] = ()
     age_s: float = 0.0
+    said_by_user: bool = False
 
 
 class Candidates(Value):

@@ -21,6 +21,8 @@ Relation = Literal["same_topic", "cites", "follows", "derived", "contains", "co_
 MediaType = Literal["text/markdown", "text/plain", "application/jsonl"]
 
 
+SAID_BY, USER = "said_by", "user"
+"""In the metadata of an answer's node: a person said it, as a correction or as what was expected."""
 SYMMETRIC = frozenset({"same_topic", "co_retrieved"})
 
 

@@ -45,6 +45,18 @@ async def test_a_correction_answers_the_same_question_the_next_time(island):
     assert "Quill" not in (await island.ask(question)).text
 
 
+async def test_a_correction_is_not_unlearnt_by_the_answers_that_it_gives(island):
+    # given a correction; when the question is asked again and again, and nobody says a word on the answers
+    question = "What is the name of the ferryman's dog?"
+    await rate(island, await island.ask(question), correction="The ferryman's dog is called Quill.")
+    answers = [await island.ask(question) for _ in range(4)]
+    # then the correction stays their source, and they are judged by it
+    assert ["Quill" in answer.text for answer in answers] == [True] * 4
+    last = [e for e in island.events("outcome.judged") if e.request_id == answers[-1].request_id][-1]
+    assert last.quality > 0.5
+    assert last.served[0].support > 0.5
+
+
 async def test_an_outcome_is_logged_for_each_answer_and_each_word_on_it(island):
     # given an answer; when it is rated twice; then there are three revisions of one outcome
     response = await island.ask("Who keeps the lamp?")
