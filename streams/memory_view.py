@@ -50,6 +50,8 @@ SETTLED_AT_ONCE = 1_000
 """Vectors: 6 ms."""
 SLICE_S = 0.01
 """How long an index takes in what it lacks before it lets searches have their turn."""
+SLICES_OF_VECTORS = 3
+"""For one of words: searches scan until the graph is there."""
 
 REPORT_EVERY_S = 5.0
 """A view that has not reported for three times as long is taken for gone."""
@@ -269,7 +271,8 @@ class MemoryView:
             left = True
             while left:
                 left = await self._in_thread(words.take, self.memory.catch_up)
-                left |= await self._in_thread(vectors.take, self.memory.grow)
+                for _ in range(SLICES_OF_VECTORS):
+                    left |= await self._in_thread(vectors.take, self.memory.grow)
             self._indexed.set()
             await self._changed.wait()
 
