@@ -24,6 +24,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     OutOfOrderSequenceNumber,
+    ProducerClosed,
     UnknownError,
     UnknownProducerId,
 )
@@ -102,7 +103,8 @@ class Sender:
             failed = [r for r, result in zip(waiting, results, strict=True) if isinstance(result, BaseException)]
             if failed:
                 reason = next(r for r in results if isinstance(r, BaseException))
-                if lasting := next((r for r in results if isinstance(r, BaseException) and not may_pass(r)), None):
+                errors = (result for result in results if isinstance(result, BaseException))
+                if lasting := next((error for error in errors if not self._passes(error, producer)), None):
                     raise lasting
                 log.warning("send_again", records=len(failed), topic=failed[0].topic, error=repr(reason))
                 if any(isinstance(result, BROKEN) for result in results):
@@ -110,6 +112,10 @@ class Sender:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
             waiting = failed
+
+    def _passes(self, error: BaseException, producer: Any) -> bool:
+        """Whether to try again: Kafka may take it later, or that producer was closed because it was replaced."""
+        return may_pass(error) or (isinstance(error, ProducerClosed) and producer is not self._producer)
 
     async def _replace(self, broken: Any) -> None:
         """Go on with another producer, unless somebody has seen to it. While no broker answers, the next try will."""

@@ -8,6 +8,7 @@ from aiokafka.errors import (
     KafkaTimeoutError,
     MessageSizeTooLargeError,
     OutOfOrderSequenceNumber,
+    ProducerClosed,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
     UnknownError,
@@ -181,3 +182,35 @@ async def test_a_producer_whose_numbers_do_not_fit_any_more_is_replaced_once(kaf
     assert sorted(values(kafka)) == [b"0", b"1", b"2"]
     assert len(made) == 2
     await sender.stop()
+
+
+async def test_a_write_that_meets_the_end_of_a_replaced_producer_goes_to_the_next(kafka):
+    # given a write under way on a producer that another write has replaced and closed meanwhile
+    closed = asyncio.Event()
+    made = []
+
+    class Replaced(MemoryProducer):
+        async def send(self, topic, **named):
+            if named["value"] == b"late":
+                await closed.wait()
+                raise ProducerClosed
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(OutOfOrderSequenceNumber())
+            return future
+
+        async def stop(self):
+            closed.set()
+
+    def new_producer(**named):
+        made.append((Replaced if not made else MemoryProducer)(kafka, **named))
+        return made[-1]
+
+    sender = Sender("memory", NAMES, source="test", new_producer=new_producer)
+    await sender.start()
+    # when both go on; then both are written
+    await asyncio.gather(sender.write([record(b"late")]), sender.write([record(b"first")]))
+    assert sorted(values(kafka)) == [b"first", b"late"]
+    # and what is written after the sender was stopped is refused
+    made[-1].send = made[0].send
+    with pytest.raises(ProducerClosed):
+        await sender.write([record(b"late")])
