@@ -154,6 +154,11 @@ def test_the_reference_pages_are_current(name):
     assert (REFERENCE / name).read_text("utf-8") == PAGES[name]
 
 
+def test_the_readmes_diagram_is_current():
+    # given the README; when its diagram is made anew (ruvllm topology --format mermaid); then it is there
+    assert describe.mermaid().strip() in (REFERENCE.parents[1] / "README.md").read_text("utf-8")
+
+
 def test_the_reference_pages_can_be_written_anew(tmp_path):
     # given a folder that is not there yet; when the pages are written into it; then they are what they are
     describe.write_reference(tmp_path / "new")
