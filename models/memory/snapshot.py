@@ -226,23 +226,34 @@ def _load(snapshot: Path, memory: Memory, log_id: str, spans: Mapping[str, tuple
         at, (first, end) = offsets.get(partition, 0), spans.get(partition, (0, 0))
         if not first <= at <= end:
             raise _Unusable(f"it goes on at offset {at} of partition {partition}, which has {first} to {end}")
-    damaged = _damaged(snapshot, manifest["files"])
-    for file in CONTENT_FILES:
-        if file in damaged:
-            raise _Unusable(f"{file} is not what was written")
-    vectors: Float32s = np.load(snapshot / "vectors.npy", allow_pickle=False)
-    vectors.flags.writeable = False  # nodes share its rows
-    lines = (snapshot / "nodes.jsonl").read_bytes().splitlines()
-    nodes = [Node(vector=vector, **orjson.loads(line)) for line, vector in zip(lines, vectors, strict=True)]
+    with ThreadPoolExecutor(1) as beside:  # hashing holds no other thread up
+        hashing = beside.submit(_damaged, snapshot, manifest["files"])
+        try:
+            nodes, edges = _read_nodes(snapshot), _read_edges(snapshot)
+        finally:
+            damaged = hashing.result()
+            for file in CONTENT_FILES:
+                if file in damaged:
+                    raise _Unusable(f"{file} is not what was written")
     memory.put_nodes(nodes)
     for graph in manifest["graphs"]:
         _load_graph(snapshot, damaged, graph, memory)
-    edges = [Edge(**orjson.loads(line)) for line in (snapshot / "edges.jsonl").read_bytes().splitlines()]
     for edge in edges:
         memory.put_edge(edge)
     if (len(nodes), len(edges)) != (manifest["nodes"], manifest["edges"]):
         raise _Unusable(f"it has {len(nodes)} nodes and {len(edges)} edges, not as many as were written")
     return offsets
+
+
+def _read_nodes(snapshot: Path) -> list[Node]:
+    vectors: Float32s = np.load(snapshot / "vectors.npy", allow_pickle=False)
+    vectors.flags.writeable = False  # nodes share its rows
+    lines = (snapshot / "nodes.jsonl").read_bytes().splitlines()
+    return [Node(vector=vector, **orjson.loads(line)) for line, vector in zip(lines, vectors, strict=True)]
+
+
+def _read_edges(snapshot: Path) -> list[Edge]:
+    return [Edge(**orjson.loads(line)) for line in (snapshot / "edges.jsonl").read_bytes().splitlines()]
 
 
 def _damaged(snapshot: Path, hashes: Mapping[str, str]) -> set[str]:
