@@ -159,7 +159,7 @@ def written_anew_without_a_client(elsewhere: Cluster, ruvllm: Run, there: Mappin
     status, _, err = ruvllm(there, *command)
     assert (status, "are at work" in err, "reinforce" in err) == (2, True, True)
     # and when they are stopped; then nothing of that client is left in any topic, and the other's is
-    elsewhere._stop()
+    elsewhere.stop_workers()
     status, said, err = ruvllm(there, *command)
     assert status == 0, err
     new = Names(f"{elsewhere.prefix}-g2", names_of(elsewhere.settings).tiers, elsewhere.settings.kafka.partitions)

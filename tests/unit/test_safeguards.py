@@ -25,7 +25,8 @@ def test_the_variable_alone_is_refused_and_told(tmp_path, capsys):
     # given any other home; when a worker is told to do without; then all stay on, and it says so
     take_off({VARIABLE: "fence,ledger"}, tmp_path)
     assert not any(is_off(s) for s in SAFEGUARDS)
-    assert "safeguards_stay_on" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "safeguards_stay_on" in said.out + said.err
 
 
 def test_what_is_no_safeguard_is_refused(tmp_path):

@@ -20,7 +20,7 @@ def stage_app(name):
 class Message:
     def __init__(self, topic, offset):
         self.topic, self.offset, self.partition = topic, offset, 0
-        self.key, self.value, self.headers = b"k", b"v", ()
+        self.key, self.value, self.headers, self.timestamp = b"k", b"v", (), 1.5
 
 
 class Event:
